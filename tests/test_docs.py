@@ -344,6 +344,12 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs/compare/cells/table.md").is_file()
 
 
+def test_each_page_is_in_the_menu_once():
+    listed = re.findall(r"^ +- [^:]+: (\S+\.md)$", read("mkdocs.yml"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(set(listed))
+    assert "explain.md" in listed
+
+
 @pytest.mark.slow
 def test_the_site_is_built_and_asks_no_other_server(tmp_path):
     pytest.importorskip("mkdocs")

@@ -10,6 +10,7 @@ from pathlib import Path
 import kanseg
 from kanseg.utils.command import MODULE
 from kanseg.utils.errors import InputError, run_tool
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 # verb -> (module, its function, what it does)
@@ -68,7 +69,13 @@ def run(verb: str, arguments: Sequence[str]) -> int | None:
         InputError: an unknown verb, or whatever the verb raises.
     """
     if verb not in VERBS:
-        raise InputError(f"there is no verb {verb!r}{nearest(verb, VERBS)} (all: kanseg --help)")
+        raise InputError(
+            translate(
+                "there is no verb {verb!r}{hint} (all: kanseg --help)",
+                verb=verb,
+                hint=nearest(verb, VERBS),
+            )
+        )
     module, function, _ = VERBS[verb]
     # Imported here, so that `kanseg --help` loads none of them.
     return getattr(import_module(f"kanseg.cli.{module}"), function)(arguments)

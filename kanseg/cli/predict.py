@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kanseg.config.arguments import ToolParser, refuse_given, two_numbers
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.text import printable
 
 if TYPE_CHECKING:
@@ -174,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.max_pixels < 1 or given.large < 1:
-        raise InputError("--max_pixels and --large must be at least 1")
+        raise InputError(translate("--max_pixels and --large must be at least 1"))
     if (given.input is None) == (given.list is None):
-        raise InputError("give --input (a file, a folder or a pattern) or --list")
+        raise InputError(translate("give --input (a file, a folder or a pattern) or --list"))
     from kanseg.utils.environment import launched_processes, local_device, process_rank
 
     part = (1, 1)
@@ -206,10 +207,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options["device"] = device
     options["tile"] = two_numbers(given.tile, "--tile")
     predictor = open_predictor(given.checkpoint, **options)
-    share = ", shared with other processes" if given.share else ""
+    share = translate(", shared with other processes") if given.share else ""
     if part[1] > 1:
-        share = f", part {part[0]} of {part[1]}"
-    print(f"{len(jobs)} files{share} on {predictor.device}, {predictor.describe()}")
+        share = translate(", part {part} of {parts}", part=part[0], parts=part[1])
+    print(
+        translate(
+            "{count} files{share} on {device}, {network}",
+            count=len(jobs),
+            share=share,
+            device=predictor.device,
+            network=predictor.describe(),
+        )
+    )
     if isinstance(predictor, Classifier):
         from kanseg.cli.predict_classes import predict_classes
 
@@ -239,8 +248,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         large=given.large,
         log=_log,
     )
-    skipped = f", {len(outcome.skipped)} skipped" if outcome.skipped else ""
-    print(f"{len(outcome.written)} masks in {output}{skipped}, {len(outcome.failed)} failed{share}")
+    skipped = ""
+    if outcome.skipped:
+        skipped = translate(", {count} skipped", count=len(outcome.skipped))
+    print(
+        translate(
+            "{count} masks in {output}{skipped}, {failed} failed{share}",
+            count=len(outcome.written),
+            output=output,
+            skipped=skipped,
+            failed=len(outcome.failed),
+            share=share,
+        )
+    )
     if outcome.processes:
         _print_processes(outcome)
     return 1 if outcome.failed else 0
@@ -249,18 +269,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_processes(outcome: PredictSummary) -> None:
     """Print what each of the processes did that shared the files."""
     for process in outcome.processes:
-        killed = ", killed" if process.killed else ""
-        print(f"  {process.name}: {process.written} masks, {process.failed} failed{killed}")
+        killed = translate(", killed") if process.killed else ""
+        print(
+            translate(
+                "  {name}: {written} masks, {failed} failed{killed}",
+                name=process.name,
+                written=process.written,
+                failed=process.failed,
+                killed=killed,
+            )
+        )
     written = sum(process.written for process in outcome.processes)
     rate = written / max(outcome.seconds, 1e-9)
-    print(f"{len(outcome.processes)} processes: {written} masks, {rate:.1f} images/s")
+    print(
+        translate(
+            "{count} processes: {written} masks, {rate} images/s",
+            count=len(outcome.processes),
+            written=written,
+            rate=f"{rate:.1f}",
+        )
+    )
 
 
 def _part(text: str) -> tuple[int, int]:
     """Parse `3/16`."""
     words = text.split("/")
     if len(words) != 2 or not all(word.isdigit() for word in words):
-        raise InputError(f"--part: expected K/N such as 3/16, got {text!r}")
+        raise InputError(translate("--part: expected K/N such as 3/16, got {text!r}", text=text))
     return int(words[0]), int(words[1])
 
 

@@ -10,6 +10,7 @@ from kanseg.config.arguments import ToolParser, refuse_given
 from kanseg.inference.classifier import Classifier
 from kanseg.inference.files.classes import PREDICTIONS, classify_files
 from kanseg.inference.files.inputs import Job
+from kanseg.utils.language import translate
 
 # Options that mean nothing for a classifier, beside those that `open_predictor` refuses.
 OF_MASKS = ("no_overlays", "probabilities", "uncertainty", "novelty", "polygons", "large")
@@ -59,9 +60,23 @@ def predict_classes(
         progress=True,
     )
     done = len(outcome.written) + len(outcome.skipped)
-    kept = f" ({len(outcome.skipped)} of them from before)" if outcome.skipped else ""
-    where = f"in {output / PREDICTIONS}"
+    kept = ""
+    if outcome.skipped:
+        kept = translate(" ({count} of them from before)", count=len(outcome.skipped))
+    where = translate("in {output}", output=output / PREDICTIONS)
     if not (output / PREDICTIONS).is_file():
-        where = f"classified; {output / PREDICTIONS} is written when all {part[1]} parts are done"
-    print(f"{done} images{kept} {where}, {len(outcome.failed)} failed")
+        where = translate(
+            "classified; {output} is written when all {parts} parts are done",
+            output=output / PREDICTIONS,
+            parts=part[1],
+        )
+    print(
+        translate(
+            "{done} images{kept} {place}, {failed} failed",
+            done=done,
+            kept=kept,
+            place=where,
+            failed=len(outcome.failed),
+        )
+    )
     return 1 if outcome.failed else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.config.builtin import with_config_files
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 SEGMENTATION = """Train a segmentation network:
 
@@ -80,7 +81,9 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
 
         if flags.pop("resume"):
             raise InputError(
-                "--all_folds continues by itself: give the same command again, without --resume"
+                translate(
+                    "--all_folds continues by itself: give the same command again, without --resume"
+                )
             )
         cross_validate(config, **flags)
         return
@@ -107,7 +110,12 @@ def _refuse_number_of_folds(arguments: Sequence[str]) -> None:
     words = " ".join(arguments)
     number = re.search(r"--all[_-]folds[ =](\d+)\b", words)
     if number:
-        raise InputError(f"--all_folds takes no number: write --data.folds {number[1]} --all_folds")
+        raise InputError(
+            translate(
+                "--all_folds takes no number: write --data.folds {number} --all_folds",
+                number=number[1],
+            )
+        )
 
 
 def _without_auto(arguments: Sequence[str]) -> tuple[list[str], bool]:
@@ -134,4 +142,6 @@ def _check_kind(arguments: Sequence[str], kind: type) -> None:
             parse_config(arguments, flags=FLAGS, kind=other)
         except InputError:
             continue
-        raise InputError(f"these are settings of a {name} experiment: use {tool}") from None
+        raise InputError(
+            translate("these are settings of a {name} experiment: use {tool}", name=name, tool=tool)
+        ) from None

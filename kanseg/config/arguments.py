@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_lo
 
 from kanseg.utils.command import with_command
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import parse_yaml
 from kanseg.utils.registry import nearest
 
@@ -113,7 +114,9 @@ class ToolParser(ArgumentParser):
         for action in self._actions:
             if missing is not None and action.dest == missing.group(1):
                 name = "/".join(action.option_strings) or action.dest
-                raise InputError(f"{name} is required: {action.help or 'see --help'}") from None
+                raise InputError(
+                    translate("{name} is required: {help}", name=name, help=action.help or "--help")
+                ) from None
         known = self.get_defaults().keys(branches=True)
         raise InputError(_error_message(message, known)) from None
 
@@ -151,7 +154,10 @@ def integers(text: str, option: str) -> list[int]:
     except ValueError:
         values = []
     if not values:
-        raise InputError(f"{option}: expected comma-separated integers, got {text!r}")
+        raise InputError(
+            translate("expected comma-separated integers, got {text!r}", text=text),
+            where=option,
+        )
     return values
 
 
@@ -164,7 +170,9 @@ def two_numbers(values: Sequence[float] | None, option: str) -> list[float] | No
     if values is None or len(values) == 2:
         return None if values is None else list(values)
     if len(values) > 2:
-        raise InputError(f"{option}: expected one or two numbers, got {len(values)}")
+        raise InputError(
+            translate("expected one or two numbers, got {count}", count=len(values)), where=option
+        )
     return [values[0], values[0]]
 
 
@@ -186,7 +194,10 @@ def output_file(path: str | None, option: str) -> Path | None:
     target = Path(path)
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{option}: {path} cannot be written; name a file in a writable folder")
+        raise InputError(
+            translate("{path} cannot be written; name a file in a writable folder", path=path),
+            where=option,
+        )
     return target
 
 
@@ -215,8 +226,8 @@ def _error_message(message: str, known: Iterable[str]) -> str:
         by_leaf = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
         leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, n=1)
         if leaf:
-            hint = f"; did you mean {by_leaf[leaf[0]]!r}?"
-    return f"unknown setting {name!r}{hint} (all settings: --help)"
+            hint = translate("; did you mean {name}?", name=repr(by_leaf[leaf[0]]))
+    return translate("unknown setting {name!r}{hint} (all settings: --help)", name=name, hint=hint)
 
 
 def _explain_value(text: str) -> str:
@@ -233,16 +244,18 @@ def _explain_value(text: str) -> str:
     types, value = match.groups()
     # Split at the commas between types, not at those inside brackets.
     words = [_type_in_words(each) for each in re.split(r", (?![^\[]*\])", types)]
-    return f"{name}: expected {' or '.join(words)}, got {value}"
+    wanted = translate(" or ").join(words)
+    return f"{name}: " + translate("expected {wanted}, got {shown}", wanted=wanted, shown=value)
 
 
 def _type_in_words(name: str) -> str:
     """`list[int]` -> "a list of integers", `typing.Literal[1, 2]` -> "one of 1, 2"."""
     choices = re.fullmatch(r"typing\.Literal\[(.*)\]", name)
     if choices is not None:
-        return f"one of {choices.group(1)}"
+        return translate("one of {choices}", choices=choices.group(1))
     items = re.fullmatch(r"(?:typing\.)?[Ll]ist\[(\w+)\]", name)
     if items is not None:
-        return f"a list of {PLURALS.get(items.group(1), items.group(1))}"
+        kind = PLURALS.get(items.group(1), items.group(1))
+        return translate("a list of {kind}", kind=translate(kind))
     plain = name.removeprefix("<class '").removesuffix("'>")
-    return TYPES.get(plain, plain)
+    return translate(TYPES.get(plain, plain))

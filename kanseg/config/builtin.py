@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 _PACKAGE = Path(__file__).parents[1]
@@ -42,8 +43,12 @@ def find_config(name: str) -> Path:
     if name.startswith("configs/") and in_package.is_file():
         return in_package
     raise InputError(
-        f"{name}: no such file, and not the name of a built-in config"
-        f"{nearest(path.stem, known)} (built-in: {', '.join(known)})"
+        translate(
+            "no such file, and not the name of a built-in config{hint} (built-in: {known})",
+            hint=nearest(path.stem, known),
+            known=", ".join(known),
+        ),
+        where=name,
     )
 
 

@@ -12,6 +12,7 @@ from kanseg.data.io.colors import Color, default_palette, pack_rgb
 from kanseg.data.io.tiff import LARGEST_LABEL, SMALLEST_LABEL
 from kanseg.data.names import shorten
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 IGNORE_INDEX = 255  # in a loaded mask: the pixel is left out of loss and metrics
@@ -69,17 +70,29 @@ class LabelSpec:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise InputError(
-                f"task {self.task!r} is not one of {', '.join(TASKS)}{nearest(self.task, TASKS)}"
+                translate(
+                    "task {task!r} is not one of {known}{hint}",
+                    task=self.task,
+                    known=", ".join(TASKS),
+                    hint=nearest(self.task, TASKS),
+                )
             )
         self._check_classes()
         if self.ignore_index is not None and not is_byte(self.ignore_index):
             raise InputError(
-                f"ignore_index must be an integer from 0 to 255 or null, got {self.ignore_index!r}"
+                translate(
+                    "ignore_index must be an integer from 0 to 255 or null, got {ignore_index!r}",
+                    ignore_index=self.ignore_index,
+                )
             )
         self._check_mask_values()
         if self.palette is not None and len(self.palette) < len(self.classes):
             raise InputError(
-                f"the palette has {len(self.palette)} colors for {len(self.classes)} classes"
+                translate(
+                    "the palette has {colors} colors for {count} classes",
+                    colors=len(self.palette),
+                    count=len(self.classes),
+                )
             )
 
     def _check_classes(self) -> None:
@@ -87,18 +100,33 @@ class LabelSpec:
         fewest, most = CLASS_COUNTS[self.task]
         if not fewest <= len(self.classes) <= most:
             needed = {
-                "binary": "two classes (including the background)",
-                "multiclass": f"two to {IGNORE_INDEX} classes (including the background)",
-                "multilabel": f"one to {IGNORE_INDEX} classes",
+                "binary": translate("two classes (including the background)"),
+                "multiclass": translate(
+                    "two to {ignored} classes (including the background)", ignored=IGNORE_INDEX
+                ),
+                "multilabel": translate("one to {ignored} classes", ignored=IGNORE_INDEX),
             }
             raise InputError(
-                f"a {self.task} task needs {needed[self.task]}, got {shorten(self.classes)}"
+                translate(
+                    "a {task} task needs {needed}, got {classes}",
+                    task=self.task,
+                    needed=needed[self.task],
+                    classes=shorten(self.classes),
+                )
             )
         if len(set(self.classes)) < len(self.classes):
-            raise InputError(f"classes must have different names, got {list(self.classes)}")
+            raise InputError(
+                translate(
+                    "classes must have different names, got {classes}", classes=list(self.classes)
+                )
+            )
         for name in self.classes:
             if not name.isprintable():
-                raise InputError(f"class name {name!r:.60} has characters that cannot be printed")
+                raise InputError(
+                    translate(
+                        "class name {name!r:.60} has characters that cannot be printed", name=name
+                    )
+                )
 
     def _check_mask_values(self) -> None:
         """Check the ranges of the values in files and of their class indices."""
@@ -113,8 +141,15 @@ class LabelSpec:
                 continue
             allowed = shorten([f"{number} ({name})" for number, name in meanings.items()])
             raise InputError(
-                f"mask_values: {{{value}: {index}}} is not allowed; it maps a value of the files"
-                f" ({SMALLEST_LABEL} to {LARGEST_LABEL}) to an index, one of {allowed}"
+                translate(
+                    "mask_values: {{{value}: {index}}} is not allowed; it maps a value of the files"
+                    " ({smallest_label} to {largest}) to an index, one of {allowed}",
+                    value=value,
+                    index=index,
+                    smallest_label=SMALLEST_LABEL,
+                    largest=LARGEST_LABEL,
+                    allowed=allowed,
+                )
             )
 
     @cached_property
@@ -153,7 +188,8 @@ class LabelSpec:
         indices = f"0..{len(self.classes) - 1}"
         if not named:
             return indices
-        return f"{indices} or {', '.join(map(str, sorted(named)))} (ignored)"
+        ignored = ", ".join(map(str, sorted(named)))
+        return translate("{indices} or {ignored} (ignored)", indices=indices, ignored=ignored)
 
     @cached_property
     def index_of_value(self) -> dict[int, int]:
@@ -220,14 +256,25 @@ def compare_classes(trained: Sequence[str], found: Sequence[str], *, where: obje
     for index, name in enumerate(found):
         if name in trained and trained[index] != name:
             raise InputError(
-                f"{where}: its classes ({shorten(found)}) are in another order than those of the"
-                f" training ({shorten(trained)}): {name!r} is {found.index(name)} here and was"
-                f" {trained.index(name)}; put classes and masks into the order of the training"
+                translate(
+                    "its classes ({found}) are in another order than those of the training"
+                    " ({trained}): {name!r} is {index} here and was {trained_index}; put classes"
+                    " and masks into the order of the training",
+                    found=shorten(found),
+                    trained=shorten(trained),
+                    name=name,
+                    index=found.index(name),
+                    trained_index=trained.index(name),
+                ),
+                where=where,
             )
     renamed = []
     for old, new in zip(trained, found, strict=True):
         if old != new:
-            renamed.append(f"{old} is {new} here")
+            renamed.append(translate("{old} is {new} here", old=old, new=new))
     if not renamed:
         return None
-    return f"warning: classes have other names than those of the training: {shorten(renamed)}"
+    return translate(
+        "warning: classes have other names than those of the training: {renamed}",
+        renamed=shorten(renamed),
+    )

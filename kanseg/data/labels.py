@@ -15,6 +15,7 @@ from kanseg.data.io.rasterize import Annotation
 from kanseg.data.label_spec import IGNORE_INDEX, NO_CLASS, LabelSpec
 from kanseg.data.sample import Sample, pixels_without_data, sample_image_mode
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 
 def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = None) -> np.ndarray:
@@ -33,7 +34,10 @@ def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = 
             the first value, its position, and the number of pixels).
     """
     if sample.mask is None:
-        raise InputError(f"{sample.image}: the image has no mask masks/{sample.name}.png")
+        raise InputError(
+            translate("the image has no mask masks/{name}.png", name=sample.name),
+            where=sample.image,
+        )
     if isinstance(sample.mask, Annotation):
         label = _draw(sample, spec, image)
     elif isinstance(sample.mask, tuple):
@@ -50,7 +54,7 @@ def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = 
 
 
 def index_of_stored_value(
-    spec: LabelSpec, *, color: bool, palette: Mapping[int, int] | None = None, name: str = ""
+    spec: LabelSpec, *, color: bool, palette: Mapping[int, int] | None = None, name: object = None
 ) -> Mapping[int, int]:
     """Return stored value -> class index (`IGNORE_INDEX` for ignored values) for one mask file.
 
@@ -77,7 +81,7 @@ def index_of_stored_value(
 
 
 def index_by_palette(
-    palette: Mapping[int, int], spec: LabelSpec, *, name: str = ""
+    palette: Mapping[int, int], spec: LabelSpec, *, name: object = None
 ) -> dict[int, int] | None:
     """Return index in a file -> class index (or `IGNORE_INDEX`) by the colors of the palette in the
     file, which may be in another order than the classes.
@@ -108,14 +112,22 @@ def index_by_palette(
     if not contradicting:
         return None
     first, other = contradicting[0], unknown[0]
-    prefix = f"{name}: " if name else ""
-    class_name = "ignored pixels"
+    class_name = translate("ignored pixels")
     if found[first] != IGNORE_INDEX:
-        class_name = f"class {spec.classes[found[first]]!r}"
+        class_name = translate("class {name!r}", name=spec.classes[found[first]])
     raise InputError(
-        f"{prefix}an indexed mask in which index {first} has the color {_rgb(palette[first])} of"
-        f" {class_name}, and index {other} the color {_rgb(palette[other])}, which is not in the"
-        " palette; correct the mask or the palette, or give mask_values to read it by its indices"
+        translate(
+            "an indexed mask in which index {first} has the color {color} of"
+            " {class_name}, and index {other} the color {other_color}, which is not in the"
+            " palette; correct the mask or the palette, or give mask_values to read it by its"
+            " indices",
+            first=first,
+            color=_rgb(palette[first]),
+            class_name=class_name,
+            other=other,
+            other_color=_rgb(palette[other]),
+        ),
+        where=name,
     )
 
 
@@ -138,7 +150,7 @@ def _read_index_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray
         return _look_up_colors(mask.values, path, spec)
     if mask.palette is not None:
         palette = mask.colors_of(np.unique(mask.values).tolist())
-        index_of = index_of_stored_value(spec, color=False, palette=palette, name=str(path))
+        index_of = index_of_stored_value(spec, color=False, palette=palette, name=path)
         if index_of is not spec.index_of_value:
             table = np.zeros(max(palette) + 1, dtype=np.uint8)
             table[list(index_of)] = list(index_of.values())
@@ -158,9 +170,16 @@ def _read_class_masks(sample: Sample, spec: LabelSpec) -> np.ndarray:
     for index, mask in masks.items():
         if mask.shape != size:
             raise InputError(
-                f"{sample.mask[index]}: the mask is {mask.shape[0]}x{mask.shape[1]} and"
-                f" {sample.mask[first]} {size[0]}x{size[1]} pixels (height x width); all masks of"
-                " an image must have the same size"
+                translate(
+                    "the mask is {height}x{width} and {other} {other_height}x{other_width} pixels"
+                    " (height x width); all masks of an image must have the same size",
+                    height=mask.shape[0],
+                    width=mask.shape[1],
+                    other=sample.mask[first],
+                    other_height=size[0],
+                    other_width=size[1],
+                ),
+                where=sample.mask[index],
             )
         label[index] = mask
     return label
@@ -180,9 +199,15 @@ def _read_class_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray
     bad = (values < 0) & (present != IGNORE_INDEX)
     if bad.any():
         raise InputError(
-            f"{path}: value {_first(values, bad)} is not a class; expected 0 (absent) or more"
-            " (present); correct the mask, or name the value in mask_values, such as"
-            f" {{{int(values[bad][0])}: {IGNORE_INDEX}}} (ignored)"
+            translate(
+                "value {first} is not a class; expected 0 (absent) or more (present); correct the"
+                " mask, or name the value in mask_values, such as {{{value}: {ignored}}} (ignored)",
+                first=_first(values, bad),
+                value=int(values[bad][0]),
+                ignored=IGNORE_INDEX,
+            ),
+            where=path,
+            code="bad_value",
         )
     return present
 
@@ -197,8 +222,14 @@ def _look_up(values: np.ndarray, spec: LabelSpec, path: Path) -> np.ndarray:
     bad = _apply_table(values, unknown, dict.fromkeys(negative, 0), 1) > 0
     if bad.any():
         raise InputError(
-            f"{path}: value {_first(values, bad)} is not a class; expected {spec.expected_values};"
-            " correct the mask, or name the value in mask_values or ignore_index"
+            translate(
+                "value {first} is not a class; expected {expected}; correct the mask, or name the"
+                " value in mask_values or ignore_index",
+                first=_first(values, bad),
+                expected=spec.expected_values,
+            ),
+            where=path,
+            code="bad_value",
         )
     return label
 
@@ -223,13 +254,21 @@ def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarr
     """Map colors (H, W, 3) to class indices; InputError for a color that is not in the palette."""
     if spec.palette is None:
         raise InputError(
-            f"{path}: a color mask, but the data set has no palette; give one RGB color per class"
-            " in dataset.yaml"
+            translate(
+                "a color mask, but the data set has no palette; give one RGB color per class in"
+                " dataset.yaml"
+            ),
+            where=path,
         )
     if values.dtype != np.uint8 or values.shape[2] != 3:
         raise InputError(
-            f"{path}: a mask of {values.dtype} values with {values.shape[2]} channels; save class"
-            " indices as 8-bit gray PNG"
+            translate(
+                "a mask of {kind} values with {channels} channels; save class indices as 8-bit gray"
+                " PNG",
+                kind=values.dtype,
+                channels=values.shape[2],
+            ),
+            where=path,
         )
     packed = pack_rgb(values)
     label = np.full(packed.shape, -1, dtype=np.int16)
@@ -237,16 +276,23 @@ def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarr
         label[packed == color] = index
     bad = label < 0
     if bad.any():
-        raise InputError(f"{path}: color {_first(values, bad)} is not in the palette")
+        raise InputError(
+            translate("color {first} is not in the palette", first=_first(values, bad)),
+            where=path,
+            code="bad_value",
+        )
     return label.astype(np.uint8)
 
 
 def _first(values: np.ndarray, bad: np.ndarray) -> str:
     """Return the first bad value, its position and the number of bad pixels."""
     row, column = np.argwhere(bad)[0]
-    return (
-        f"{values[row, column].tolist()} at row {row}, column {column} ({int(bad.sum())} pixels in"
-        " all)"
+    return translate(
+        "{value} at row {row}, column {column} ({pixels} pixels in all)",
+        value=values[row, column].tolist(),
+        row=int(row),
+        column=int(column),
+        pixels=int(bad.sum()),
     )
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from kanseg.utils.language import translate
+from kanseg.utils.language import Text, translate
 
 SHOWN = 5  # names that `few` lists
 
@@ -34,6 +34,30 @@ def few(names: Iterable[object]) -> str:
         return ", ".join(texts)
     shown = ", ".join(texts[:SHOWN])
     return translate("{names}, ... ({count} in all)", names=shown, count=len(texts))
+
+
+def join_texts(texts: Sequence[str]) -> str:
+    """Return texts that differ only in their values (`translate`) as one text with all values:
+    numbers as a range, names as `few` lists them.
+    """
+    different = list({str(text): text for text in texts if text}.values())
+    if len(different) < 2:
+        return different[0] if different else ""
+    if len({getattr(text, "english", text) for text in different}) > 1:
+        return few(different)
+    values = {}
+    for name in different[0].values:
+        values[name] = _join_values([text.values[name] for text in different])
+    return translate(different[0].english, **values)
+
+
+def _join_values(values: Sequence[object]) -> object:
+    if isinstance(values[0], tuple):
+        return few(sorted({str(part) for parts in values for part in parts}, key=natural_key))
+    if all(isinstance(value, int) for value in values):
+        low, high = min(values), max(values)
+        return low if low == high else translate("{low} to {high}", low=low, high=high)
+    return join_texts([value if isinstance(value, Text) else str(value) for value in values])
 
 
 def shorten(values: Sequence[object]) -> str:

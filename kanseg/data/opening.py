@@ -23,6 +23,7 @@ from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS, check_folds, crossing_groups, cut_folds, group_each
 from kanseg.data.splits.record import unit_of
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 PREPARED = {"blue_marble": prepare_blue_marble}
 READERS: dict[str, Callable[..., DatasetIndex]] = {
@@ -55,7 +56,7 @@ def open_data(data: DataConfig, *, log: Any = print) -> DatasetIndex:
     """
     index = open_index(data).raise_errors()
     for note in index.notes:
-        log(f"data: {note}")
+        log(translate("data: {line}", line=note))
     return index
 
 
@@ -71,15 +72,29 @@ def open_index(data: DataConfig, *, probe: ProbeMasks | None = None) -> DatasetI
     """
     if data.prepare is not None:
         if data.prepare not in PREPARED:
-            raise InputError(f"data.prepare: {data.prepare!r} is not one of {', '.join(PREPARED)}")
+            raise InputError(
+                translate(
+                    "data.prepare: {prepare!r} is not one of {known}",
+                    prepare=data.prepare,
+                    known=", ".join(PREPARED),
+                )
+            )
         PREPARED[data.prepare](data.root)
     if data.max_pixels < 1:
-        raise InputError(f"data.max_pixels must be at least 1, got {data.max_pixels}")
+        raise InputError(
+            translate(
+                "data.max_pixels must be at least 1, got {max_pixels}", max_pixels=data.max_pixels
+            )
+        )
     root = Path(data.root)
     if not root.is_dir():
         raise InputError(
-            f"{root}: no such folder (looked for {root.resolve()}); data.root (or --root) must hold"
-            " images/ and masks/, or train/, val/ and test/ with them"
+            translate(
+                "no such folder (looked for {path}); data.root (or --root) must hold images/ and"
+                " masks/, or train/, val/ and test/ with them",
+                path=root.resolve(),
+            ),
+            where=root,
         )
     index = _read_layout(root, data, probe)
     if any(problem.kind.stops for problem in index.problems):
@@ -114,7 +129,11 @@ def _read_layout(root: Path, data: DataConfig, probe: ProbeMasks | None) -> Data
     except InputError as error:
         return DatasetIndex(root, problems=(problem_of(error, root),))
     if layout != "folder" and data.format == "auto":
-        note = f"{root}: read as {layout.upper()} (set data.format to read another layout)"
+        note = translate(
+            "{root}: read as {layout} (set data.format to read another layout)",
+            root=root,
+            layout=layout.upper(),
+        )
         index = replace(index, notes=(note, *index.notes))
     return index
 
@@ -133,7 +152,10 @@ def detect_layout(root: Path) -> str:
     found = [name for name, is_layout in RECOGNIZED.items() if is_layout(root)]
     if len(found) > 1:
         raise InputError(
-            f"{root}: holds the layouts {' and '.join(found)}; choose one with data.format"
+            translate(
+                "holds the layouts {names}; choose one with data.format", names=" and ".join(found)
+            ),
+            where=root,
         )
     if found:
         return found[0]
@@ -153,15 +175,21 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
     names = [name for name in (*data.train, *data.val) if name in index.splits or name != "val"]
     pool = index.samples(names)
     if index.groups is None:
-        unit, groups = "images", [unit_of(sample, index.root) for sample in pool]
+        unit, groups = translate("images"), [unit_of(sample, index.root) for sample in pool]
     else:
         group_of = group_each(index.root, [sample.name for sample in pool], index.groups)
-        unit, groups = "groups", [group_of[sample.name] for sample in pool]
+        unit, groups = translate("groups"), [group_of[sample.name] for sample in pool]
     count = len(set(groups))
     if count < data.folds:
         raise InputError(
-            f"{index.root}: {data.folds} folds need as many {unit}, and {' + '.join(names)} have"
-            f" {count}; lower data.folds"
+            translate(
+                "{folds} folds need as many {unit}, and {splits} have {count}; lower data.folds",
+                folds=data.folds,
+                unit=unit,
+                splits=" + ".join(names),
+                count=count,
+            ),
+            where=index.root,
         )
     parts = cut_folds(pool, groups, data.folds, data.split_seed)
     train: list[Sample] = []
@@ -172,10 +200,19 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
     splits[data.train[0]] = tuple(train)
     splits[data.val[0]] = tuple(parts[data.fold])
     sizes = ", ".join(str(len(part)) for part in parts)
-    note = (
-        f"fold {data.fold} of {data.folds} by seed {data.split_seed}, over {count} {unit} of"
-        f" {' + '.join(names)}: {len(train)} images to train on, {len(parts[data.fold])} as"
-        f" {data.val[0]} (all folds, by a hash: {sizes})"
+    note = translate(
+        "fold {fold} of {folds} by seed {seed}, over {count} {unit} of {splits}: {train} images to"
+        " train on, {others} as {split} (all folds, by a hash: {sizes})",
+        fold=data.fold,
+        folds=data.folds,
+        seed=data.split_seed,
+        count=count,
+        unit=unit,
+        splits=" + ".join(names),
+        train=len(train),
+        others=len(parts[data.fold]),
+        split=data.val[0],
+        sizes=sizes,
     )
     return replace(index, splits=splits, notes=(*index.notes, note))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import to_channels
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,13 @@ class Preprocess:
         if (image.dtype == np.float32) != self.floats:
             expected = "floats" if self.floats else "integers"
             raise InputError(
-                f"{name}: the image holds {image.dtype} values, but the training images hold"
-                f" {expected}; convert it"
+                translate(
+                    "the image holds {kind} values, but the training images hold {expected};"
+                    " convert it",
+                    kind=image.dtype,
+                    expected=expected,
+                ),
+                where=name,
             )
         decoded = as_decoded(image)
         image = to_channels(decoded.values, self.channels, name=name, alpha=decoded.alpha)
@@ -65,8 +71,13 @@ class Preprocess:
             image[decoded.nodata] = self._mean_as_stored(image.dtype)
         if self.gamma != 1.0 and image.dtype == np.float32 and (image.min() < 0 or image.max() > 1):
             raise InputError(
-                f"{name}: holds values from {image.min():g} to {image.max():g}, and data.gamma"
-                " needs values from 0 to 1; leave the gamma out"
+                translate(
+                    "holds values from {low} to {high}, and data.gamma needs values from 0 to 1;"
+                    " leave the gamma out",
+                    low=f"{image.min():g}",
+                    high=f"{image.max():g}",
+                ),
+                where=name,
             )
         return image
 

@@ -17,6 +17,7 @@ from kanseg.data.augmentation.torchvision_transforms import (
 )
 from kanseg.data.sampling import foreground_window
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 AUTO = "auto"
 # The transforms of "auto": in most data sets, images that are mirrored left to right are as likely
@@ -60,12 +61,17 @@ class Augmentation:
     ):
         if not 0 <= foreground <= 1:
             raise InputError(
-                f"data.oversample_foreground must be a share from 0 to 1, got {foreground}"
+                translate(
+                    "data.oversample_foreground must be a share from 0 to 1, got {foreground}",
+                    foreground=foreground,
+                )
             )
         if foreground and crop is None:
             raise InputError(
-                "data.oversample_foreground needs data.crop: [height, width] of the crops around a"
-                " class"
+                translate(
+                    "data.oversample_foreground needs data.crop: [height, width] of the crops"
+                    " around a class"
+                )
             )
         self.crop, self.foreground = crop, foreground
         specs = list(FLIPS if transforms == AUTO else transforms)
@@ -115,9 +121,14 @@ class Augmentation:
             transform = step.refusing(values)
             if transform is not None:
                 raise InputError(
-                    f"{name}: augmentation {transform} needs RGB images and does not accept"
-                    f" {image.shape[2]} channels of {values.dtype}; leave it out, or set"
-                    " data.channels to 3 (or 1)"
+                    translate(
+                        "augmentation {transform} needs RGB images and does not accept {channels}"
+                        " channels of {kind}; leave it out, or set data.channels to 3 (or 1)",
+                        transform=transform,
+                        channels=image.shape[2],
+                        kind=values.dtype,
+                    ),
+                    where=name,
                 )
 
     def _around_a_class(
@@ -152,8 +163,11 @@ def _check_range(image: np.ndarray, low: float, high: float, name: str) -> None:
     """
     if not np.isfinite([low, high]).all():
         raise InputError(
-            f"{name}: has NaN or infinite values, which augmentation would spread over the image;"
-            " replace them, such as by numpy.nan_to_num"
+            translate(
+                "has NaN or infinite values, which augmentation would spread over the image;"
+                " replace them, such as by numpy.nan_to_num"
+            ),
+            where=name,
         )
     pixels = image.reshape(-1, image.shape[2])
     step = -(-len(pixels) // QUARTILE_PIXELS)
@@ -161,9 +175,16 @@ def _check_range(image: np.ndarray, low: float, high: float, name: str) -> None:
     span = high - low
     if lower < upper and (span > LARGEST_SPAN * (upper - lower) or span > np.finfo(np.float32).max):
         raise InputError(
-            f"{name}: has values from {low:g} to {high:g}, half of which lie between {lower:g} and"
-            f" {upper:g}: augmentation would round away their differences; clip the values, or mark"
-            " the extreme ones as without data (GDAL_NODATA)"
+            translate(
+                "has values from {low} to {high}, half of which lie between {lower} and {upper}:"
+                " augmentation would round away their differences; clip the values, or mark the"
+                " extreme ones as without data (GDAL_NODATA)",
+                low=f"{low:g}",
+                high=f"{high:g}",
+                lower=f"{lower:g}",
+                upper=f"{upper:g}",
+            ),
+            where=name,
         )
 
 

@@ -7,6 +7,7 @@ the same paths.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +23,12 @@ from kanseg.inference.files.large import LARGE
 from kanseg.inference.files.outputs import Outputs, OutputWriter
 from kanseg.inference.files.predict import predict_jobs
 from kanseg.inference.files.record import FileResult, Record
-from kanseg.inference.files.results import PathList, PredictSummary, Results
+from kanseg.inference.files.results import (
+    PathList,
+    PredictSummary,
+    Results,
+    delete_temporaries,
+)
 from kanseg.inference.files.targets import check_targets
 from kanseg.utils.errors import InputError
 from kanseg.utils.iteration import progress_bar
@@ -172,11 +178,13 @@ def predict_files(
         },
     )
     summary = PredictSummary(PathList(output), PathList(output))
+    begun = time.time()
     bar = progress_bar(total=len(jobs), unit="image", show=progress, leave=True)
     with closing(record), bar:
         for row in results.iter_rows():
             _add(json.loads(row["result"]), summary, record, log)
             bar.update()
+    delete_temporaries(output, since=begun)  # of actors that were killed
     if not skip_existing and not summary.failed:
         record.replace()
     return summary

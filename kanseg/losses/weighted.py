@@ -14,6 +14,7 @@ from kanseg.bases.base import without_autocast
 from kanseg.losses.inputs import LOSSES, LossInputs
 from kanseg.losses.weights import check_class_weights, is_weighting
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 # Ranges of the options: of one loss ("loss.option"), or of all other losses with the option;
@@ -37,8 +38,13 @@ def check_weights(weights: Mapping[str, float]) -> None:
     if unknown or not is_weighting(weights.values()):
         hint = nearest(unknown[0], LOSSES) if unknown else ""
         raise InputError(
-            f"training.loss must map one or more of {', '.join(LOSSES)} to weights of 0 or more,"
-            f" one of them positive, got {dict(weights)}{hint}"
+            translate(
+                "training.loss must map one or more of {known} to weights of 0 or more, one of"
+                " them positive, got {weights}{hint}",
+                known=", ".join(LOSSES),
+                weights=dict(weights),
+                hint=hint,
+            )
         )
 
 
@@ -47,15 +53,26 @@ def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str
     for name, given in options.items():
         if name not in weights:
             hint = nearest(name, weights) or f" ({', '.join(weights)})"
-            raise InputError(f"training.loss_options: {name!r} is not in training.loss{hint}")
+            raise InputError(
+                translate(
+                    "training.loss_options: {name!r} is not in training.loss{hint}",
+                    name=name,
+                    hint=hint,
+                )
+            )
         parameters = inspect.signature(LOSSES[name]).parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         for option, value in given.items():
             if option not in known:
                 raise InputError(
-                    f"training.loss_options: {name} has no option"
-                    f" {option!r}{nearest(option, known)} (its options:"
-                    f" {', '.join(known) or 'none'})"
+                    translate(
+                        "training.loss_options: {name} has no option {option!r}{hint} (its"
+                        " options: {known})",
+                        name=name,
+                        option=option,
+                        hint=nearest(option, known),
+                        known=", ".join(known) or "none",
+                    )
                 )
             _check_range(name, option, value)
 
@@ -68,8 +85,16 @@ def _check_range(loss: str, option: str, value: object) -> None:
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         raise InputError(
-            f"training.loss_options: {loss}.{option} must be {word} from {least:g} to"
-            f" {most:g}, got {value!r}"
+            translate(
+                "training.loss_options: {loss}.{option} must be {word} from {least} to {most}, got"
+                " {value!r}",
+                loss=loss,
+                option=option,
+                word=word,
+                least=f"{least:g}",
+                most=f"{most:g}",
+                value=value,
+            )
         )
 
 
@@ -108,8 +133,10 @@ class WeightedLoss(nn.Module):
         check_supervision(supervision)
         if task == "multiclass" and options.get("focal", {}).get("alpha") is not None:
             raise InputError(
-                "training.loss_options: focal.alpha is the weight of a foreground; for a multiclass"
-                " task set training.class_weights"
+                translate(
+                    "training.loss_options: focal.alpha is the weight of a foreground; for a"
+                    " multiclass task set training.class_weights"
+                )
             )
         self.task, self.supervision = task, supervision
         self.terms: list[tuple[float, Callable[[LossInputs], Tensor]]] = []
@@ -134,8 +161,12 @@ class WeightedLoss(nn.Module):
             weights = [1.0] * len(outputs)
         if len(weights) != len(outputs):
             raise InputError(
-                f"training.supervision has {len(weights)} weights, but the network has"
-                f" {len(outputs)} output(s); give one per output"
+                translate(
+                    "training.supervision has {count} weights, but the network has {outputs}"
+                    " output(s); give one per output",
+                    count=len(weights),
+                    outputs=len(outputs),
+                )
             )
         losses = []
         for output, weight in zip(outputs, weights, strict=True):
@@ -152,5 +183,8 @@ def check_supervision(weights: Sequence[float] | None) -> None:
     """Raise InputError unless the weights of the outputs are 0 or more, one of them positive."""
     if weights is not None and not is_weighting(weights):
         raise InputError(
-            f"training.supervision must be 0 or more and one of them positive, got {list(weights)}"
+            translate(
+                "training.supervision must be 0 or more and one of them positive, got {weights}",
+                weights=list(weights),
+            )
         )

@@ -40,6 +40,7 @@ from kanseg.training.run_folder.splits import compare_labels, split_of_run
 from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json
 from kanseg.utils.registry import nearest
 from kanseg.visualization.classification import (
@@ -71,19 +72,29 @@ class ClassificationTask(Task):
         known = list_models("classification")
         if name not in known:
             raise InputError(
-                f"model.name: {name!r} is not a classifier{nearest(name, known)} (known:"
-                f" {', '.join(known)})"
+                translate(
+                    "model.name: {name!r} is not a classifier{hint} (known: {known})",
+                    name=name,
+                    hint=nearest(name, known),
+                    known=", ".join(known),
+                )
             )
         if not 0 <= settings.label_smoothing < 1 or min(settings.mixup, settings.cutmix) < 0:
             raise InputError(
-                "training.label_smoothing must be a share from 0 to below 1, training.mixup and"
-                f" training.cutmix at least 0, got {settings.label_smoothing}, {settings.mixup} and"
-                f" {settings.cutmix}"
+                translate(
+                    "training.label_smoothing must be a share from 0 to below 1, training.mixup and"
+                    " training.cutmix at least 0, got {label_smoothing}, {mixup} and {cutmix}",
+                    label_smoothing=settings.label_smoothing,
+                    mixup=settings.mixup,
+                    cutmix=settings.cutmix,
+                )
             )
         if self.config.model.encoder is not None:
             raise InputError(
-                "model.encoder: a classifier is an encoder with a head; name the encoder by"
-                " model.name"
+                translate(
+                    "model.encoder: a classifier is an encoder with a head; name the encoder by"
+                    " model.name"
+                )
             )
         ImageAugmentation(self.config.data.augment)
 
@@ -113,7 +124,10 @@ class ClassificationTask(Task):
             )
         if settings.monitor == "top5" and len(images.classes) < 6:
             raise InputError(
-                f"training.monitor top5 is meaningless with {len(images.classes)} classes; use top1"
+                translate(
+                    "training.monitor top5 is meaningless with {count} classes; use top1",
+                    count=len(images.classes),
+                )
             )
         self.classes = images.classes
         self.preprocess = self._make_preprocess(images, checkpoint, log)
@@ -124,8 +138,10 @@ class ClassificationTask(Task):
         self._train = self.eval_datasets.pop("train")
         if not self._train.one_size and settings.batch_size > 1:
             raise InputError(
-                "the training images have different sizes: set data.resize to [height, width], or"
-                " training.batch_size to 1"
+                translate(
+                    "the training images have different sizes: set data.resize to [height, width],"
+                    " or training.batch_size to 1"
+                )
             )
         augmentation = None
         if self.config.data.augment:
@@ -296,7 +312,8 @@ class ClassificationTask(Task):
         return {name: scores[name] for name in HEADLINE}
 
     def table(self, scores: Scores) -> str:
-        return f"{scores['images']} images\n{classification_table(scores)}"
+        images = translate("{count} images", count=scores["images"])
+        return f"{images}\n{classification_table(scores)}"
 
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
@@ -338,8 +355,11 @@ def _image_size(dataset: ClassificationDataset) -> tuple[int, int]:
     if len(shapes) > 1:
         sizes = ", ".join(map(str, sorted(shapes)))
         raise InputError(
-            f"the augmentation gives images of different sizes ({sizes}): end data.augment with a"
-            " Resize or crop"
+            translate(
+                "the augmentation gives images of different sizes ({sizes}): end data.augment with"
+                " a Resize or crop",
+                sizes=sizes,
+            )
         )
     _, height, width = shapes.pop()
     return height, width

@@ -19,6 +19,7 @@ from kanseg.training.processes import any_process
 from kanseg.training.state import TrainState
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 SAMPLES = 8  # number of samples whose sizes are compared with a batch size of 1
 TOO_SMALL = (  # messages of batch norm and of instance norm
@@ -39,9 +40,13 @@ def explain_norm_errors(images: Tensor) -> Iterator[None]:
             raise
         size = "x".join(map(str, images.shape[-2:]))
         raise InputError(
-            f"a batch of {len(images)} images of {size} pixels (height x width) is one pixel at the"
-            " bottom of the network, and the norm there cannot train on one pixel; use larger"
-            " images or batches, a smaller model.options.depth, or model.options.norm: layer"
+            translate(
+                "a batch of {count} images of {size} pixels (height x width) is one pixel at the"
+                " bottom of the network, and the norm there cannot train on one pixel; use larger"
+                " images or batches, a smaller model.options.depth, or model.options.norm: layer",
+                count=len(images),
+                size=size,
+            )
         ) from None
 
 
@@ -95,8 +100,12 @@ def find_batch_size(state: TrainState, task: Task, dataset: Dataset) -> tuple[in
         if size == 1:
             shape = "x".join(map(str, sample["image"].shape[-2:]))
             raise InputError(
-                f"training.find_batch_size: a step on one image of {shape} pixels (height x width)"
-                f" does not fit into the memory of {accelerator.device}"
+                translate(
+                    "training.find_batch_size: a step on one image of {shape} pixels (height x"
+                    " width) does not fit into the memory of {device}",
+                    shape=shape,
+                    device=accelerator.device,
+                )
             )
         size, accumulate = size // 2, accumulate * 2
 

@@ -30,6 +30,7 @@ from kanseg.training.task import Task
 from kanseg.training.time_estimate import TimeEstimate
 from kanseg.utils.errors import InputError
 from kanseg.utils.iteration import progress_bar
+from kanseg.utils.language import translate
 
 STALE = 3  # validations without a better score, after which a task may give advice
 
@@ -89,9 +90,13 @@ def fit(
                     on_epoch_end(entry)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"out of memory on {state.accelerator.device} with batches of {settings.batch_size}:"
-            " use a smaller training.batch_size, or training.find_batch_size: true"
-            f" ({str(error).splitlines()[0][:100]})"
+            translate(
+                "out of memory on {device} with batches of {batch_size}: use a smaller"
+                " training.batch_size, or training.find_batch_size: true ({reason})",
+                device=state.accelerator.device,
+                batch_size=settings.batch_size,
+                reason=str(error).splitlines()[0][:100],
+            )
         ) from None
 
 
@@ -300,9 +305,15 @@ def log_epoch(
     if "val" in entry and (progress.stale == STALE or progress.finished(settings)):
         advice = task.advice(entry["val"])
         if advice is not None:
-            run.log(f"warning: {advice}")
+            run.log(translate("warning: {advice}", advice=advice))
     if progress.stopped_early(settings.patience):
-        run.log(f"stopped early: no better {settings.monitor} in {progress.stale} validations")
+        run.log(
+            translate(
+                "stopped early: no better {monitor} in {stale} validations",
+                monitor=settings.monitor,
+                stale=progress.stale,
+            )
+        )
 
 
 def exit_run(run: RunFolder, state: TrainState, stop_signal: int) -> NoReturn:

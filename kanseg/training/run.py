@@ -72,6 +72,7 @@ from kanseg.training.state import TrainState
 from kanseg.training.task import Log, Task
 from kanseg.utils.environment import environment_line
 from kanseg.utils.io import atomic_write_text
+from kanseg.utils.language import translate
 from kanseg.visualization.curves import draw_curves
 from kanseg.visualization.report.page import draw_report
 
@@ -302,20 +303,41 @@ def log_start(
     """Log the network, where a resumed run continues, and why it may have nothing left to train."""
     progress, model, settings = state.progress, task.config.model, task.config.training
     if resumed is not None:
-        log(f"resumed from {resumed.folder}: epoch {progress.epoch + 1}, step {progress.step}")
+        log(
+            translate(
+                "resumed from {folder}: epoch {epoch}, step {step}",
+                folder=resumed.folder,
+                epoch=progress.epoch + 1,
+                step=progress.step,
+            )
+        )
     log(
-        f"{model.name}, basis {model.basis}: {count_parameters(state.model):,} parameters;"
-        f" {plan.batches_per_epoch} batches per epoch on {state.accelerator.device}"
+        translate(
+            "{name}, basis {basis}: {parameters:,} parameters; {batches} batches"
+            " per epoch on {device}",
+            name=model.name,
+            basis=model.basis,
+            parameters=count_parameters(state.model),
+            batches=plan.batches_per_epoch,
+            device=state.accelerator.device,
+        )
     )
     if progress.stopped_early(settings.patience):
         log(
-            f"this run has stopped early, after {progress.epoch} epochs, {progress.stale}"
-            " validations without an improvement; to continue, set a larger training.patience"
+            translate(
+                "this run has stopped early, after {epoch} epochs, {stale} validations without an"
+                " improvement; to continue, set a larger training.patience",
+                epoch=progress.epoch,
+                stale=progress.stale,
+            )
         )
     elif progress.finished(settings):
         log(
-            f"this run is finished, with {progress.epoch} epochs; to continue, set a larger"
-            " training.epochs"
+            translate(
+                "this run is finished, with {epoch} epochs; to continue, set a larger"
+                " training.epochs",
+                epoch=progress.epoch,
+            )
         )
 
 
@@ -373,11 +395,26 @@ def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[s
         if name not in names:
             (path / name).unlink(missing_ok=True)
     for split in task.eval_datasets:
-        log(f"\n{split}, weights of epoch {results['best_epoch']}, {task.table(results[split])}")
-    log(f"\n{results['seconds']:.0f} s; scores: {path / 'metrics.json'}; weights: {path / 'best'}")
+        title = translate(
+            "{split}, weights of epoch {epoch}", split=split, epoch=results["best_epoch"]
+        )
+        log(f"\n{title}{translate(', ')}{task.table(results[split])}")
+    ending = translate(
+        "{seconds} s; scores: {scores}; weights: {weights}",
+        seconds=f"{results['seconds']:.0f}",
+        scores=path / "metrics.json",
+        weights=path / "best",
+    )
+    log(f"\n{ending}")
     if drawn:
         *images, page = drawn
-        log(f"images: {', '.join(map(str, images))}; all on one page: {page}")
+        log(
+            translate(
+                "images: {images}; all on one page: {page}",
+                images=", ".join(map(str, images)),
+                page=page,
+            )
+        )
 
 
 def draw_figures(state: TrainState, task: Task, path: Path, results: dict[str, Any]) -> list[Path]:

@@ -102,8 +102,12 @@ class SegmentationTask(Task):
         name, known = self.config.model.name, list_models("segmentation")
         if name not in known:
             raise InputError(
-                f"model.name: {name!r} is not a segmentation network{nearest(name, known)} (known:"
-                f" {', '.join(known)})"
+                translate(
+                    "model.name: {name!r} is not a segmentation network{hint} (known: {known})",
+                    name=name,
+                    hint=nearest(name, known),
+                    known=", ".join(known),
+                )
             )
 
     def model_arguments(self) -> dict[str, Any]:
@@ -194,8 +198,12 @@ class SegmentationTask(Task):
         name = monitor.removeprefix(ONE_CLASS)
         if monitor.startswith(ONE_CLASS) and name not in classes:
             raise InputError(
-                f"training.monitor: {name!r} is not a class{nearest(name, classes)} (known:"
-                f" {', '.join(classes)})"
+                translate(
+                    "training.monitor: {name!r} is not a class{hint} (known: {names})",
+                    name=name,
+                    hint=nearest(name, classes),
+                    names=", ".join(classes),
+                )
             )
 
     def _weighted_loss(self, label_spec: LabelSpec) -> WeightedLoss:
@@ -270,16 +278,18 @@ class SegmentationTask(Task):
     def advice(self, scores: Scores) -> str | None:
         if scores["foreground_iou"] != 0:
             return None
-        return (
+        return translate(
             "no pixel of the foreground is right on val, since the network predicts background or"
             " a wrong class everywhere. Objects that fill a small part of the images need weight:"
             " training.class_weights balanced, data.crop with data.oversample_foreground 0.5, or"
             " more of dice in training.loss; try more epochs and another training.lr too, and look"
-            f" at the masks ({command('check')} --html)"
+            " at the masks ({command} --html)",
+            command=command("check"),
         )
 
     def table(self, scores: Scores) -> str:
-        return f"{scores['images']} images\n{table(scores)}"
+        images = translate("{count} images", count=scores["images"])
+        return f"{images}\n{table(scores)}"
 
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
@@ -324,20 +334,24 @@ def open_samples(
     """
     report = check_data(data)
     for note in report.notes:
-        log(f"data: {note}")
+        log(translate("data: {line}", line=note))
     if report.errors and (not data.skip_bad or any(issue.kind.stops for issue in report.errors)):
         raise InputError("\n".join(report.lines(report.errors)))
     for code, issues in report.by_kind(report.warnings).items():
         lines = report.lines(issues)
         for line in lines[:MAX_WARNINGS]:
-            log(f"data: warning: {line}")
+            log(translate("data: warning: {line}", line=line))
         if len(lines) > MAX_WARNINGS:
             log(
-                f"data: warning: ... {len(issues)} in all: {translate(KINDS[code].title)}"
-                f" ({command('check')} lists them)"
+                translate(
+                    "data: warning: ... {count} in all: {title} ({command} lists them)",
+                    count=len(issues),
+                    title=translate(KINDS[code].title),
+                    command=command("check"),
+                )
             )
     for line in report.lines(report.errors):
-        log(f"data: left out: {line}")
+        log(translate("data: left out: {line}", line=line))
     samples = {}
     for split in SPLITS:
         valid = [sample for sample in report.splits[split] if sample not in report.bad]
@@ -347,11 +361,21 @@ def open_samples(
             summary = report.statistics[split].summary(report.index.label_spec)
             left_out = ""
             if bad:
-                left_out = f" ({bad} left out)"
-            log(f"data: {split} {len(valid)} images{left_out}, {summary}")
+                left_out = translate(" ({count} left out)", count=bad)
+            log(
+                translate(
+                    "data: {split} {count} images{left_out}, {summary}",
+                    split=split,
+                    count=len(valid),
+                    left_out=left_out,
+                    summary=summary,
+                )
+            )
     if not samples["train"]:
-        names = ", ".join(data.train) or "(none given)"
-        raise InputError(f"{data.root}: no images to train on in split {names}")
+        names = ", ".join(data.train) or translate("(none given)")
+        raise InputError(
+            translate("no images to train on in split {names}", names=names), where=data.root
+        )
     return report, samples
 
 
@@ -413,12 +437,19 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
     if data.resize is None and data.crop is None and len(sizes) > 1 and len(shapes) == 1:
         few = ", ".join(f"{h}x{w}" for (h, w), _ in sizes.most_common(3))
         raise InputError(
-            f"the training images have {len(sizes)} sizes (height x width: {few}): set data.resize"
-            " or data.crop to [height, width], or training.batch_size to 1"
+            translate(
+                "the training images have {count} sizes (height x width: {sizes}): set data.resize"
+                " or data.crop to [height, width], or training.batch_size to 1",
+                count=len(sizes),
+                sizes=few,
+            )
         )
     if len(shapes) > 1:
         few = ", ".join(f"{h}x{w}" for h, w in sorted(shapes))
         raise InputError(
-            f"the augmentation gives images of the sizes (height x width) {few}, for example by"
-            " rotating images that are not square; set data.crop or data.resize to a square"
+            translate(
+                "the augmentation gives images of the sizes (height x width) {sizes}, for example"
+                " by rotating images that are not square; set data.crop or data.resize to a square",
+                sizes=few,
+            )
         )

@@ -19,6 +19,7 @@ from kanseg.training.pretrained import check_encoder, with_encoder_lr
 from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 AT_LEAST = {
@@ -53,21 +54,42 @@ def check_settings(task: Task) -> None:
     for name, minimum in AT_LEAST.items():
         value = attrgetter(name)(config)
         if value < minimum:
-            raise InputError(f"{name} must be at least {minimum}, got {value}")
+            raise InputError(
+                translate(
+                    "{name} must be at least {minimum}, got {value}",
+                    name=name,
+                    minimum=minimum,
+                    value=value,
+                )
+            )
     for name in POSITIVE:
         value = attrgetter(name)(config)
         if value is not None and not value > 0:
-            raise InputError(f"{name} must be positive, got {value}")
+            raise InputError(
+                translate("{name} must be positive, got {value}", name=name, value=value)
+            )
     if config.training.lr > LARGEST_LR:
-        raise InputError(f"training.lr must be at most {LARGEST_LR}, got {config.training.lr}")
+        raise InputError(
+            translate(
+                "training.lr must be at most {largest_lr}, got {lr}",
+                largest_lr=LARGEST_LR,
+                lr=config.training.lr,
+            )
+        )
     if not 0 <= config.training.warmup <= 1:
         raise InputError(
-            f"training.warmup must be a share from 0 to 1, got {config.training.warmup}"
+            translate(
+                "training.warmup must be a share from 0 to 1, got {warmup}",
+                warmup=config.training.warmup,
+            )
         )
     if not 0 <= config.training.ema < 1:
         raise InputError(
-            "training.ema must be a decay from 0 (no average) to below 1, such as 0.999, got"
-            f" {config.training.ema}"
+            translate(
+                "training.ema must be a decay from 0 (no average) to below 1, such as 0.999, got"
+                " {ema}",
+                ema=config.training.ema,
+            )
         )
     if config.training.wandb != "no":
         import_wandb()
@@ -80,15 +102,19 @@ def check_settings(task: Task) -> None:
     try:
         Penalty(model, config.training.penalty)
     except ValueError as error:
-        raise InputError(f"training.penalty: {error}") from None
+        raise InputError(translate("training.penalty: {reason}", reason=error)) from None
     check_refine(config.training, model)
     pair("data.resize", config.data.resize)
     pair("data.crop", getattr(config.data, "crop", None))
     if config.training.monitor not in task.monitors:
         guess = nearest(config.training.monitor, task.monitors)
         raise InputError(
-            f"training.monitor {config.training.monitor!r} is not one of"
-            f" {', '.join(task.monitors)}{guess}"
+            translate(
+                "training.monitor {monitor!r} is not one of {monitors}{guess}",
+                monitor=config.training.monitor,
+                monitors=", ".join(task.monitors),
+                guess=guess,
+            )
         )
 
 
@@ -101,13 +127,19 @@ def check_optimizer(settings: Any, model: nn.Module) -> None:
     groups = parameter_groups(model, settings)
     if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
         raise InputError(
-            f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters;"
-            " leave them out, or use another optimizer"
+            translate(
+                "training.lr_factors: {optimizer} has one learning rate for all parameters; leave"
+                " them out, or use another optimizer",
+                optimizer=settings.optimizer,
+            )
         )
     if settings.optimizer in NEEDS_CLOSURE and settings.function_lr is not None:
         raise InputError(
-            f"training.function_lr: {settings.optimizer} has one learning rate for all parameters;"
-            " leave it null, or use another optimizer"
+            translate(
+                "training.function_lr: {optimizer} has one learning rate for all parameters; leave"
+                " it null, or use another optimizer",
+                optimizer=settings.optimizer,
+            )
         )
     for group in groups:
         group["params"] = [nn.Parameter(torch.zeros(1))]
@@ -117,7 +149,7 @@ def check_optimizer(settings: Any, model: nn.Module) -> None:
             settings.schedule, total=1, warmup=settings.warmup, **settings.schedule_options
         )
     except (TypeError, ValueError) as error:
-        raise InputError(f"training.schedule: {error}") from None
+        raise InputError(translate("training.schedule: {reason}", reason=error)) from None
 
 
 def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -135,7 +167,7 @@ def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.O
             **settings.optimizer_options,
         )
     except (TypeError, ValueError) as error:
-        raise InputError(f"training.optimizer: {error}") from None
+        raise InputError(translate("training.optimizer: {reason}", reason=error)) from None
 
 
 def check_val_split(task: Task) -> None:
@@ -154,8 +186,11 @@ def check_val_split(task: Task) -> None:
         name = "schedule plateau"
     if name is not None:
         raise InputError(
-            f"training.{name} needs scores on val, and there is no such split: name one in"
-            " data.val, or leave it out"
+            translate(
+                "training.{name} needs scores on val, and there is no such split: name one in"
+                " data.val, or leave it out",
+                name=name,
+            )
         )
 
 
@@ -174,7 +209,15 @@ def check_statistics(
         usable = usable and min(values) > 0
     if not usable:
         kind = "finite, positive" if positive else "finite"
-        raise InputError(f"{name} must have {channels} {kind} values (per channel), got {values}")
+        raise InputError(
+            translate(
+                "{name} must have {channels} {kind} values (per channel), got {values}",
+                name=name,
+                channels=channels,
+                kind=kind,
+                values=values,
+            )
+        )
 
 
 def pair(name: str, value: list[int] | None) -> tuple[int, int] | None:
@@ -186,5 +229,11 @@ def pair(name: str, value: list[int] | None) -> tuple[int, int] | None:
     if value is None:
         return None
     if len(value) != 2 or min(value) < 1:
-        raise InputError(f"{name} must be [height, width] of positive integers, got {value}")
+        raise InputError(
+            translate(
+                "{name} must be [height, width] of positive integers, got {value}",
+                name=name,
+                value=value,
+            )
+        )
     return value[0], value[1]

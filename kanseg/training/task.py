@@ -20,6 +20,7 @@ from kanseg.data.preprocess import Preprocess
 from kanseg.data.splits.record import SplitRecord
 from kanseg.data.transforms import AUTO
 from kanseg.encoders import EncoderWeights
+from kanseg.utils.language import translate
 
 Log = Callable[[str], None]
 Scores = dict[str, Any]
@@ -63,13 +64,17 @@ class Task(ABC):
         self.config = replace(self.config, data=replace(self.config.data, augment=chosen))
         if chosen:
             log(
-                "data.augment auto: every other image is mirrored left to right;"
-                " --data.augment '[]' trains without"
+                translate(
+                    "data.augment auto: every other image is mirrored left to right;"
+                    " --data.augment '[]' trains without"
+                )
             )
         else:
             log(
-                "data.augment auto: nothing, since classes with names of one character may be"
-                " digits or letters; --data.augment '[RandomHorizontalFlip]' mirrors images"
+                translate(
+                    "data.augment auto: nothing, since classes with names of one character may be"
+                    " digits or letters; --data.augment '[RandomHorizontalFlip]' mirrors images"
+                )
             )
 
     @abstractmethod

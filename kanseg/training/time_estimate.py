@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from kanseg.utils.language import translate
+
 SKIPPED_STEPS = 2  # the first ones compile kernels, start workers and tune convolutions
 MIN_STEPS = 3
 MIN_SECONDS = 5.0
@@ -52,12 +54,13 @@ class TimeEstimate:
         left = seconds * (self.steps_left - self.steps - SKIPPED_STEPS)
         if left < elapsed:
             return  # nearly done
-        line = (
-            f"time: about {duration(seconds * self.steps_per_epoch)} per epoch,"
-            f" {duration(left)} until the end, without validation"
+        line = translate(
+            "time: about {epoch} per epoch, {left} until the end, without validation",
+            epoch=duration(seconds * self.steps_per_epoch),
+            left=duration(left),
         )
         if self.on_cpu and left > SLOW_SECONDS:
-            line += (
+            line += translate(
                 "; smaller images (data.resize, data.crop), a smaller network (model.options"
                 " {width: ...}) or fewer training.epochs make it shorter, and a GPU many times"
             )

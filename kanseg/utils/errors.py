@@ -18,7 +18,16 @@ class InputError(ValueError):
 
     The message says on one line what was expected, what was found, and how to fix it. The
     command-line tools print it without a traceback and exit with code 2.
+
+    Args:
+        reason: the message, without the place.
+        where: the place, with which the message begins: a file, or a setting.
+        code: of the kind of problem, for programs.
     """
+
+    def __init__(self, reason: str = "", *, where: object = None, code: str = ""):
+        super().__init__(reason if where is None else f"{where}: {reason}")
+        self.reason, self.where, self.code = reason, where, code
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:

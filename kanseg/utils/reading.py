@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.text import one_line
 from kanseg.utils.yaml_names import keep_names
 
@@ -36,14 +37,22 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+            translate(
+                "not UTF-8 text ({reason} at byte {start}); save it as UTF-8",
+                reason=error.reason,
+                start=error.start,
+            ),
+            where=path,
         ) from None
 
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML file; arguments and errors as of `parse_yaml`."""
     if path.stat().st_size > 4 * MAX_YAML:
-        raise InputError(f"{path}: too large for a file of settings ({path.stat().st_size} bytes)")
+        raise InputError(
+            translate("too large for a file of settings ({size} bytes)", size=path.stat().st_size),
+            where=path,
+        )
     return parse_yaml(read_text(path), path)
 
 
@@ -66,16 +75,19 @@ def parse_yaml(text: str, where: object = None) -> Any:
     Raises:
         InputError: invalid or refused YAML.
     """
-    prefix = "" if where is None else f"{where}: "
     if len(text) > MAX_YAML:
-        raise InputError(f"{prefix}too long for settings ({len(text)} characters)")
+        raise InputError(
+            translate("too long for settings ({count} characters)", count=len(text)), where=where
+        )
     # PyYAML's constructors raise many kinds of errors: ValueError for `!!int x`, KeyError for
     # `!!bool x`, AttributeError for `!!timestamp x`, IndexError for `!!float ''`, RecursionError.
     try:
         content = yaml.load(text.removeprefix("\ufeff"), Loader=_Loader)  # noqa: S506 - a SafeLoader
         _check_plain(content)
     except Exception as error:
-        raise InputError(f"{prefix}not valid YAML: {one_line(error)}") from None
+        raise InputError(
+            translate("not valid YAML: {reason}", reason=one_line(error)), where=where
+        ) from None
     return content
 
 
@@ -92,10 +104,12 @@ def parse_json(text: str, where: object) -> Any:
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(
-            f"{where}: not valid JSON (half of a character, \\uD800 to \\uDFFF)"
+            translate("not valid JSON (half of a character, \\uD800 to \\uDFFF)"), where=where
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON ({one_line(error)})") from None
+        raise InputError(
+            translate("not valid JSON ({reason})", reason=one_line(error)), where=where
+        ) from None
     return content
 
 
@@ -116,7 +130,9 @@ def read_json_lines(path: Path, fields: Mapping[str, type], *, hint: str) -> lis
             continue
         content = parse_json_line(line, fields)
         if content is None:
-            raise InputError(f"{path}: line {number} is damaged; {hint}")
+            raise InputError(
+                translate("line {number} is damaged; {hint}", number=number, hint=hint), where=path
+            )
         found.append(content)
     return found
 
@@ -144,7 +160,7 @@ def parse_csv(text: str, where: object) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(text)))
     except csv.Error as error:
-        raise InputError(f"{where}: not valid CSV ({error})") from None
+        raise InputError(translate("not valid CSV ({reason})", reason=error), where=where) from None
 
 
 def typed(value: Any, kind: Any, where: object) -> Any:
@@ -221,11 +237,11 @@ def _typed_fields(value: Any, kind: Any, where: object) -> Any:
     known = {field.name: field for field in fields(kind) if field.init}
     for key, each in value.items():
         if key not in known:
-            raise InputError(f"{where}: unknown entry {key!r:.60}")
+            raise InputError(translate("unknown entry {key!r:.60}", key=key), where=where)
         given[key] = typed(each, hints[key], f"{where}: {key}")
     for name, field in known.items():
         if name not in given and field.default is MISSING and field.default_factory is MISSING:
-            raise InputError(f"{where}: the entry {name!r} is missing")
+            raise InputError(translate("the entry {name!r} is missing", name=name), where=where)
     return kind(**given)
 
 
@@ -237,7 +253,12 @@ def _refuse(value: Any, kind: Any, where: object) -> Any:
         shown = type(value).__name__  # it may have more digits than Python converts
     else:
         shown = f"{value!r:.60}"
-    raise InputError(f"{where}: expected {wanted.replace('typing.', '')}, got {shown}")
+    raise InputError(
+        translate(
+            "expected {wanted}, got {shown}", wanted=wanted.replace("typing.", ""), shown=shown
+        ),
+        where=where,
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

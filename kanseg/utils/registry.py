@@ -6,15 +6,20 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
+from kanseg.utils.language import translate
+
 T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that is closest, `"; did you mean 'gram'?"`; empty if none is."""
+    """A hint at the known name that is closest, `"; did you mean 'gram'?"`; empty if none is.
+
+    It is in the language of the user.
+    """
     matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     if not matches:
         return ""
-    return f"; did you mean {matches[0]!r}?"
+    return translate("; did you mean {name}?", name=repr(matches[0]))
 
 
 class Registry(Generic[T]):

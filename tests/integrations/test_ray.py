@@ -19,6 +19,7 @@ from kanseg.inference import Outputs, find_jobs, open_predictor, predict_files
 from kanseg.inference.files.record import journal_path, read_journal
 from kanseg.integrations import ray as integration
 from kanseg.utils.errors import InputError
+from kanseg.utils.io import temporary_beside
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +97,8 @@ def kill_an_actor(output, count):
     for process in psutil.Process().children(recursive=True):
         if "MapWorker" in " ".join(process.cmdline()) or "MapWorker" in process.name():
             process.send_signal(signal.SIGKILL)
+            # What it may have been writing.
+            temporary_beside(output / "0000.png", ".png").write_bytes(b"half")
             return process.pid
     return None
 

@@ -1,7 +1,9 @@
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +102,9 @@ def test_a_broken_pipe_to_another_process_is_an_error(capfd):
         run_tool(main)
     assert stop.value.code == 2
     assert "Broken pipe" in capfd.readouterr().err
+
+
+def test_an_error_keeps_place_and_reason_apart_also_between_processes():
+    error = pickle.loads(pickle.dumps(InputError("is empty", where=Path("a.png"), code="empty")))
+    assert str(error) == "a.png: is empty"
+    assert (error.reason, error.where, error.code) == ("is empty", Path("a.png"), "empty")

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import kanseg
+from kanseg.config.arguments import PLURALS, TYPES
 from kanseg.data.formats.issues import KINDS
+from kanseg.data.io.decode_errors import NOT_REGULAR
 from kanseg.metrics import ClassificationMetrics, SegmentationMetrics, SurfaceOptions
 from kanseg.training.run_folder.clock import Times
 from kanseg.utils.language import chinese_texts, language, translate
@@ -110,7 +112,8 @@ def texts_of_scores():
 
 def test_every_text_has_its_translation_and_no_translation_is_unused():
     used = {*texts_in_python(), *texts_in_templates(), *texts_of_scores()}
-    used |= {kind.title for kind in KINDS.values()}
+    used |= {kind.title for kind in KINDS.values()} | {kind for _, kind in NOT_REGULAR}
+    used |= {*TYPES.values(), *PLURALS.values()}
     for title, note in IMAGES.values():
         used |= {title, note}
     assert used == set(chinese_texts())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 from kanseg.utils.text import one_line
 
@@ -38,8 +39,14 @@ class LibraryTransforms(ABC):
         # The libraries raise many kinds of exceptions; the user can fix the sample or the list.
         except Exception as error:
             raise InputError(
-                f"{name}: augmentation failed on an image of {image.shape[0]}x{image.shape[1]}"
-                f" pixels (height x width): {one_line(error, None)}"
+                translate(
+                    "augmentation failed on an image of {height}x{width} pixels (height x width):"
+                    " {reason}",
+                    height=image.shape[0],
+                    width=image.shape[1],
+                    reason=one_line(error, None),
+                ),
+                where=name,
             ) from error
         is_image = isinstance(changed, np.ndarray) and changed.ndim == 3
         is_image = is_image and (changed.dtype, changed.shape[2]) == (image.dtype, image.shape[2])
@@ -48,8 +55,15 @@ class LibraryTransforms(ABC):
             is_image = is_image and label.shape == (*mask.shape[:-2], *changed.shape[:2])
         if not is_image:
             raise InputError(
-                f"{name}: augmentation turned a {image.dtype} image of {image.shape[2]} channels"
-                f" into {_described(changed)}; leave out {self.not_images} and the like"
+                translate(
+                    "augmentation turned a {kind} image of {channels} channels into {described};"
+                    " leave out {not_images} and the like",
+                    kind=image.dtype,
+                    channels=image.shape[2],
+                    described=_described(changed),
+                    not_images=self.not_images,
+                ),
+                where=name,
             )
         return changed, label
 
@@ -96,17 +110,33 @@ def parse_transform(
     """
     name, options = name_and_options(spec)
     if name not in known:
-        raise InputError(f"{library} has no transform {name!r}{nearest(str(name), known)}")
+        raise InputError(
+            translate(
+                "{library} has no transform {name!r}{hint}",
+                library=library,
+                name=name,
+                hint=nearest(str(name), known),
+            )
+        )
     if not isinstance(options, Mapping):
         raise InputError(
-            f"augmentation {name}: options must be `{{option: value}}`, got {options!r}"
+            translate(
+                "augmentation {name}: options must be `{{option: value}}`, got {options!r}",
+                name=name,
+                options=options,
+            )
         )
     allowed = option_names(known[name])
     for option in options:
         if option not in allowed:
             raise InputError(
-                f"augmentation {name} has no option {option!r}{nearest(str(option), allowed)} (it"
-                f" has: {', '.join(allowed) or 'none'})"
+                translate(
+                    "augmentation {name} has no option {option!r}{hint} (it has: {allowed})",
+                    name=name,
+                    option=option,
+                    hint=nearest(str(option), allowed),
+                    allowed=", ".join(allowed) or "none",
+                )
             )
     return known[name], dict(options)
 
@@ -121,7 +151,10 @@ def name_and_options(spec: object) -> tuple[object, object]:
         return spec, {}
     if not isinstance(spec, Mapping) or len(spec) != 1:
         raise InputError(
-            f"an augmentation must be `Name` or `Name: {{option: value}}`, got {spec!r}"
+            translate(
+                "an augmentation must be `Name` or `Name: {{option: value}}`, got {spec!r}",
+                spec=spec,
+            )
         )
     name, options = next(iter(spec.items()))
     return name, options or {}

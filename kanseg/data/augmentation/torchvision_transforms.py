@@ -20,6 +20,7 @@ from kanseg.data.augmentation.library import (
 )
 from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 from kanseg.utils.text import one_line
 
@@ -147,9 +148,15 @@ def _build(spec: Spec, masks: bool) -> Any:
     if isinstance(name, str):
         name = name.removeprefix(PREFIX)
         if name in REFUSED:
-            raise InputError(f"augmentation {name}: {REFUSED[name]}")
+            raise InputError(
+                translate("augmentation {name}: {refused}", name=name, refused=REFUSED[name])
+            )
         if masks and name in REFUSED_WITH_MASKS:
-            raise InputError(f"augmentation {name}: {REFUSED_WITH_MASKS[name]}")
+            raise InputError(
+                translate(
+                    "augmentation {name}: {refused}", name=name, refused=REFUSED_WITH_MASKS[name]
+                )
+            )
     transform, options = parse_transform({name: options}, known_transforms(), "torchvision")
     values = {}
     for option, value in options.items():
@@ -161,7 +168,9 @@ def _build(spec: Spec, masks: bool) -> Any:
         try:
             return transform(**values)
         except Exception as error:  # values of a wrong type fail in many ways
-            raise InputError(f"augmentation {name}: {one_line(error, None)}") from None
+            raise InputError(
+                translate("augmentation {name}: {reason}", name=name, reason=one_line(error, None))
+            ) from None
 
 
 def _value(name: str, option: str, value: object, masks: bool) -> object:
@@ -173,7 +182,11 @@ def _value(name: str, option: str, value: object, masks: bool) -> object:
     if option == "transforms" and name in CONTAINERS:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise InputError(
-                f"augmentation {name}: transforms must be a list of transforms, got {value!r}"
+                translate(
+                    "augmentation {name}: transforms must be a list of transforms, got {value!r}",
+                    name=name,
+                    value=value,
+                )
             )
         return [_build(spec, masks) for spec in value]
     kinds: Mapping[str, Any] = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
@@ -182,7 +195,13 @@ def _value(name: str, option: str, value: object, masks: bool) -> object:
     members = {member.value: member for member in kinds[option]}
     if str(value).lower() not in members:
         raise InputError(
-            f"augmentation {name}: {option} {value!r} is not one of"
-            f" {', '.join(members)}{nearest(str(value), members)}"
+            translate(
+                "augmentation {name}: {option} {value!r} is not one of {members}{hint}",
+                name=name,
+                option=option,
+                value=value,
+                members=", ".join(members),
+                hint=nearest(str(value), members),
+            )
         )
     return members[str(value).lower()]

@@ -11,7 +11,7 @@ from typing import Any
 
 from kanseg.utils.io import atomic_write_text, user_cache_folder
 
-VERSION = 2  # raise it whenever the facts or the reading of images change
+VERSION = 3  # raise it whenever the facts or the reading of images change
 MAX_UNUSED = 20_000  # entries to keep that this run did not use
 MAX_DATA_SETS = 64
 

@@ -121,10 +121,17 @@ def _existing_splits(names: Sequence[str], split: str, report: Report) -> list[s
     found = ", ".join(index.splits)
     is_default = list(names) == [split] and split != "train" and not nearest(split, index.splits)
     if absent and is_default:
-        consequence = "there will be no test scores"
+        consequence = translate("there will be no test scores")
         if split == "val":
-            consequence = "the weights of the last epoch are used"
-        report.notes += (f"there is no split {split!r}, so {consequence} (found: {found})",)
+            consequence = translate("the weights of the last epoch are used")
+        report.notes += (
+            translate(
+                "there is no split {split!r}, so {consequence} (found: {found})",
+                split=split,
+                consequence=consequence,
+                found=found,
+            ),
+        )
     else:
         for name in absent:
             reason = translate(

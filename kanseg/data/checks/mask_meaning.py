@@ -57,8 +57,12 @@ def read_by_color(samples: Sequence[Sample], spec: LabelSpec | None, prober: Pro
     if not reordered:
         return []
     return [
-        f"{len(reordered)} indexed masks are read by the colors of their palettes, because a"
-        f" palette is given; their indices are in another order: {few(reordered)}"
+        translate(
+            "{count} indexed masks are read by the colors of their palettes, because a palette is"
+            " given; their indices are in another order: {names}",
+            count=len(reordered),
+            names=few(reordered),
+        )
     ]
 
 

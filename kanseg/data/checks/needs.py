@@ -48,7 +48,7 @@ def gamma_needs(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> 
             preprocess = Preprocess(data.channels, gamma=data.gamma, floats=True)
             preprocess.fit(read_sample_image(sample), name=name)
         except InputError as error:
-            issues.append(Issue("channels", name, str(error).removeprefix(f"{name}: "), (sample,)))
+            issues.append(Issue("channels", name, error.reason, (sample,)))
     return issues
 
 
@@ -71,7 +71,7 @@ def _augmentation(samples: Sequence[Sample], data: DataConfig, prober: Prober) -
             preprocess = Preprocess(data.channels, gamma=data.gamma, floats=image.dtype.kind == "f")
             augmentation.check(preprocess.fit(image, name=name), name=name)
         except InputError as error:
-            issues.append(Issue("settings", name, str(error).removeprefix(f"{name}: ")))
+            issues.append(Issue("settings", name, error.reason))
     return issues
 
 

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kanseg.data.checks.cache import Cache
 from kanseg.data.io.images import MAX_PIXELS
-from kanseg.data.io.probe import ImageFacts, MaskFacts, probe_image, probe_mask
+from kanseg.data.io.probe import ImageFacts, MaskFacts, fault_of, probe_image, probe_mask
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.data.sample import Sample
@@ -33,13 +33,13 @@ class LabelFacts:
     """Facts about the class indices of a sample (`read_label`).
 
     Args:
-        fault: [code, reason] of a label that cannot be used; the other facts are then empty.
+        fault: `fault_of` a label that cannot be used; the other facts are then empty.
         size: [H, W].
         counts: pixels of each class; in a multilabel task a pixel may count for several.
         ignored: pixels that are ignored (multilabel: pixels times classes).
     """
 
-    fault: list[str] | None = None
+    fault: list[Any] | None = None
     size: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     ignored: int = 0
@@ -175,7 +175,7 @@ def _probe_label(sample: Sample, spec: LabelSpec) -> LabelFacts:
     try:
         label = read_label(sample, spec)
     except InputError as error:
-        return LabelFacts(fault=["label", str(error)])
+        return LabelFacts(fault=fault_of(error))
     size = list(label.shape[-2:])
     if label.ndim == 3:
         present = [int((plane == 1).sum()) for plane in label]

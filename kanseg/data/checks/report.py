@@ -13,7 +13,7 @@ from kanseg.data.checks.statistics import Statistics, three_digits
 from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.issues import KINDS, Issue
 from kanseg.data.label_spec import LabelSpec
-from kanseg.data.names import few
+from kanseg.data.names import few, join_texts
 from kanseg.data.sample import Sample
 from kanseg.utils.language import translate
 from kanseg.utils.tables import markdown_table
@@ -98,10 +98,21 @@ class Report:
         return lines
 
     def by_reason(self, issues: Iterable[Issue]) -> dict[str, list[str]]:
-        """Return reason -> files, in the order of the issues."""
-        found: dict[str, dict[str, None]] = defaultdict(dict)
+        """Return reason -> files, in the order of the issues. Files whose reasons differ only in
+        values share one, except reasons about the data set as a whole.
+        """
+        groups: dict[tuple[str, str], list[Issue]] = defaultdict(list)
         for issue in issues:
-            found[issue.reason].setdefault(issue.file)
+            text = issue.shared or issue.reason
+            if issue.file != ".":
+                text = getattr(text, "english", text)
+            groups[issue.code, text].append(issue)
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for some in groups.values():
+            reason = some[0].reason
+            if len(some) > 1:
+                reason = join_texts([issue.shared or issue.reason for issue in some])
+            found[reason] |= dict.fromkeys(issue.file for issue in some)
         return {reason: list(files) for reason, files in found.items()}
 
     def by_kind(self, issues: Iterable[Issue]) -> dict[str, list[Issue]]:

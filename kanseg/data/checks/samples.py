@@ -7,12 +7,12 @@ from pathlib import Path
 from kanseg.data.checks.prober import LabelFacts, Prober, mask_files
 from kanseg.data.formats.issues import Issue
 from kanseg.data.io.colors import unpack_rgb
-from kanseg.data.io.probe import ImageFacts, MaskFacts
+from kanseg.data.io.probe import ImageFacts, MaskFacts, fault_reason
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import index_of_stored_value
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
+from kanseg.utils.language import Text, translate
 
 BLUR = 32  # lossy compression changes values 0 and 255 by less
 MAX_BAD_VALUES = 100  # in the details of an issue
@@ -31,8 +31,8 @@ def check_sample(
     image = prober.image(sample.image)
     issues = []
     if image.fault is not None:
-        code, reason = image.fault
-        issues.append(_issue(code, sample, sample.image, reason, prober))
+        reason = fault_reason(image.fault)
+        issues.append(_issue(image.fault[0], sample, sample.image, reason, prober))
     elif image.constant:
         reason = translate("all pixels are equal; is this an empty export?")
         issues.append(_issue("constant_image", sample, sample.image, reason, prober))
@@ -58,9 +58,15 @@ def check_sample(
 
 
 def _issue(
-    code: str, sample: Sample, path: Path, reason: str, prober: Prober, **details: object
+    code: str,
+    sample: Sample,
+    path: Path,
+    reason: str,
+    prober: Prober,
+    shared: str = "",
+    **details: object,
 ) -> Issue:
-    return Issue(code, prober.name(path), reason, (sample,), details)
+    return Issue(code, prober.name(path), reason, (sample,), details, shared)
 
 
 def _mask_issues(
@@ -69,8 +75,7 @@ def _mask_issues(
     """Return the problems of a mask file that do not depend on the classes."""
     mask = prober.mask(path)
     if mask.fault is not None:
-        code, reason = mask.fault
-        return [_issue(code, sample, path, reason, prober)]
+        return [_issue(mask.fault[0], sample, path, fault_reason(mask.fault), prober)]
     issues = []
     if image.fault is None and mask.size != image.size:
         issues.append(_size_mismatch(sample, path, mask.size, image.size, prober))
@@ -128,18 +133,22 @@ def _label_facts(
     label = prober.label(sample, spec)
     if label.fault is None:
         return label, []
-    reason = label.fault[1]
-    first = next(mask_files(sample), sample.image)
-    for path in sample.files:
-        if reason.startswith(f"{path}: "):
-            first = path
+    path = next(mask_files(sample), sample.image)
+    for file in sample.files:
+        if str(file) == label.fault[2]:
+            path = file
     lossy = [path for path in mask_files(sample) if prober.mask(path).lossy]
-    code, path = "label", first
+    code = "label"
     if lossy:
         code, path = "lossy_mask", lossy[0]
-    elif "is not a class" in reason or "not in the palette" in reason:
+    elif label.fault[0] == "bad_value":
         code = "bad_value"
-    return None, [_issue(code, sample, path, reason.removeprefix(f"{first}: "), prober)]
+    reason, shared = fault_reason(label.fault), ""
+    first = reason.values.get("first")
+    if isinstance(first, Text):  # a value and its position
+        value = str(first.values["value"])
+        shared = translate(reason.english, **(reason.values | {"first": (value,)}))
+    return None, [_issue(code, sample, path, reason, prober, shared)]
 
 
 def _label_of_histogram(
@@ -196,7 +205,7 @@ def _bad_values(
         column=column,
         pixels=pixels,
     )
-    code = "bad_value"
+    code, shared = "bad_value", ""
     if mask.lossy:
         code, reason = "lossy_mask", _reason_of_lossy(mask, pixels, spec)
     elif mask.color:
@@ -208,9 +217,8 @@ def _bad_values(
     elif {value for value, *_ in mask.values} <= {0, 255}:
         code = "mask_0_255"
         reason = translate(
-            "holds 0 and 255 ({pixels} pixels) where {expected} are expected; divide by 255, or"
-            " give mask_values: {{0: 0, 255: 1}}",
-            pixels=pixels,
+            "holds 0 and 255 where {expected} are expected; divide by 255, or give mask_values:"
+            " {{0: 0, 255: 1}}",
             expected=spec.expected_values,
         )
     else:
@@ -221,7 +229,10 @@ def _bad_values(
             expected=spec.expected_values,
             others=_list_bad(bad, mask),
         )
-    return _issue(code, sample, sample.mask, reason, prober, values=details, pixels=pixels)
+    if code == "bad_value":
+        values = tuple(shown_value(entry[0], mask.color) for entry in bad)
+        shared = translate(reason.english, **(reason.values | {"first": values, "others": ""}))
+    return _issue(code, sample, sample.mask, reason, prober, shared, values=details, pixels=pixels)
 
 
 def _reason_of_lossy(mask: MaskFacts, pixels: int | None, spec: LabelSpec | None) -> str:
@@ -232,23 +243,29 @@ def _reason_of_lossy(mask: MaskFacts, pixels: int | None, spec: LabelSpec | None
         pixels: number of pixels whose value is not a class; None if the classes are not known.
         spec: the classes; None if they are not known.
     """
-    count = _number_of_values(mask)
-    start = translate("{format} blurs masks: {count} values", format=mask.lossy, count=count)
-    expected = ""
+    bad = expected = ""
     if spec is not None:
-        start += translate(", {pixels} pixels of no class", pixels=pixels)
+        bad = translate(", {pixels} pixels of no class", pixels=pixels)
         expected = translate(" (expected {expected})", expected=spec.expected_values)
     near_ends = 0
     for value, count, *_ in mask.values:
         if value < BLUR or value > 255 - BLUR:
             near_ends += count
+    fix = translate("; the original indices are lost: export the masks again as PNG")
     if not mask.color and near_ends >= 0.9 * mask.size[0] * mask.size[1]:
-        return start + translate(
+        expected = ""
+        fix = translate(
             "; 0 and 255 with gray between: export again as PNG, or threshold at 128 and save as"
             " PNG (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
         )
-    lost = translate("; the original indices are lost: export the masks again as PNG")
-    return f"{start}{expected}{lost}"
+    return translate(
+        "{format} blurs masks: {count} values{bad}{expected}{fix}",
+        format=mask.lossy,
+        count=_number_of_values(mask),
+        bad=bad,
+        expected=expected,
+        fix=fix,
+    )
 
 
 def _list_bad(bad: list[list[int]], mask: MaskFacts) -> str:
@@ -270,10 +287,10 @@ def shown_value(value: int, color: bool) -> int | list[int]:
     return value
 
 
-def _number_of_values(mask: MaskFacts) -> str:
+def _number_of_values(mask: MaskFacts) -> str | int:
     if mask.more:
         return translate("more than {count}", count=len(mask.values))
-    return str(len(mask.values))
+    return len(mask.values)
 
 
 def _label_issues(

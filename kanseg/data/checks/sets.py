@@ -224,9 +224,13 @@ def without_data(samples: Sequence[Sample], prober: Prober) -> list[str]:
         return []
     area = sum(facts.size[0] * facts.size[1] for facts in marking)
     return [
-        f"{len(marking)} images define a value for pixels without data (GDAL_NODATA):"
-        f" {100 * pixels / area:.1f} % of their pixels have it; they are ignored in masks and left"
-        " out of statistics, and the network gets the mean there"
+        translate(
+            "{count} images define a value for pixels without data (GDAL_NODATA): {share} % of"
+            " their pixels have it; they are ignored in masks and left out of statistics, and the"
+            " network gets the mean there",
+            count=len(marking),
+            share=f"{100 * pixels / area:.1f}",
+        )
     ]
 
 

@@ -76,8 +76,12 @@ class Statistics:
             area = self.area
             if self.multilabel:
                 area *= len(spec.classes)
-            shares.append(f"ignored {100 * self.ignored / max(area, 1):.1f} % of all")
-        return f"{kinds} images; pixels: {', '.join(shares)}"
+            shares.append(
+                translate(
+                    "ignored {share} % of all", share=f"{100 * self.ignored / max(area, 1):.1f}"
+                )
+            )
+        return translate("{kinds} images; pixels: {shares}", kinds=kinds, shares=", ".join(shares))
 
     def to_json(self, spec: LabelSpec | None) -> dict[str, Any]:
         """Return the statistics for the JSON report."""

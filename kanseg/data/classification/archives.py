@@ -13,6 +13,7 @@ import numpy as np
 from kanseg.data.classification.formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.classification.sources import ArrayImages, ImageSource, checked_labels
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 FASHION = (
     "T-shirt/top",
@@ -71,7 +72,10 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
             content = stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f"{path}: the file is damaged or truncated ({error}); download it again"
+            translate(
+                "the file is damaged or truncated ({reason}); download it again", reason=error
+            ),
+            where=path,
         ) from None
     start = 4 * (1 + dimensions)
     shape: tuple[int, ...] = ()
@@ -79,8 +83,13 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - start != np.prod(shape):
         raise InputError(
-            f"{path}: not an idx file of a {dimensions}-dimensional array of bytes"
-            f" ({len(content)} bytes); download it again"
+            translate(
+                "not an idx file of a {dimensions}-dimensional array of bytes ({count} bytes);"
+                " download it again",
+                dimensions=dimensions,
+                count=len(content),
+            ),
+            where=path,
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -103,9 +112,13 @@ def _open_idx(root: Path, download: bool, seed: int, *, name: str) -> FoundImage
     files = _idx_files(root, name)
     if files is None:
         raise InputError(
-            f"{root}: {original} not found: looked for train-images-idx3-ubyte and the three files"
-            f" that belong to it (also .gz) in it and in {original}/raw/; copy them there, or set"
-            " --data.download true"
+            translate(
+                "{original} not found: looked for train-images-idx3-ubyte and the three files that"
+                " belong to it (also .gz) in it and in {original}/raw/; copy them there, or set"
+                " --data.download true",
+                original=original,
+            ),
+            where=root,
         )
     splits = {}
     for split in PREFIXES:
@@ -126,7 +139,12 @@ def _download(name: str, root: Path) -> None:
         getattr(datasets, name)(root, download=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise InputError(
-            f"{root}: {name} could not be downloaded ({error}); copy its files there by hand"
+            translate(
+                "{name} could not be downloaded ({reason}); copy its files there by hand",
+                name=name,
+                reason=error,
+            ),
+            where=root,
         ) from None
 
 
@@ -150,12 +168,17 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
     try:
         parts = {split: kind(parent, train=split == "train") for split in ("train", "test")}
     except RuntimeError:
-        state = "is missing"
+        state = translate("is missing")
         if (parent / folder).is_dir():
-            state = "is incomplete or damaged (by its MD5 sums)"
+            state = translate("is incomplete or damaged (by its MD5 sums)")
         raise InputError(
-            f"{parent}: {folder}/ {state}; unpack {kind.url} there, or remove it and set"
-            " --data.download true"
+            translate(
+                "{folder}/ {state}; unpack {url} there, or remove it and set --data.download true",
+                folder=folder,
+                state=state,
+                url=kind.url,
+            ),
+            where=parent,
         ) from None
     classes = tuple(parts["train"].classes)
     splits = {}

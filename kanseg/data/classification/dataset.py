@@ -26,6 +26,7 @@ from kanseg.data.preprocess import Preprocess
 from kanseg.data.splits import SPLITS, check_folds, cut_folds
 from kanseg.data.splits.record import Content, digest
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 # (images by split, splits that kanseg has made, names of the classes) -> images by split, or None
@@ -87,8 +88,12 @@ def open_images(
     """
     if not 0 <= val_share < 1 or (limit is not None and limit < 1):
         raise InputError(
-            "expected data.val_share from 0 to below 1 and a data.limit of 1 or more, got"
-            f" {val_share} and {limit}"
+            translate(
+                "expected data.val_share from 0 to below 1 and a data.limit of 1 or more, got"
+                " {val_share} and {limit}",
+                val_share=val_share,
+                limit=limit,
+            )
         )
     check_folds(folds, fold, train=train, val=val, test=test)
     root = Path(root)
@@ -96,12 +101,16 @@ def open_images(
         format = _detect_format(root, log)
     elif format not in FORMATS:
         raise InputError(
-            f"data.format: {format!r} is not one of auto,"
-            f" {', '.join(FORMATS)}{nearest(format, FORMATS)}"
+            translate(
+                "data.format: {format!r} is not one of auto, {formats}{hint}",
+                format=format,
+                formats=", ".join(FORMATS),
+                hint=nearest(format, FORMATS),
+            )
         )
     found = FORMATS[format].open(root, download, split_seed)
     for note in found.notes:
-        log(f"data: {note}")
+        log(translate("data: {line}", line=note))
     splits = _named_splits(root, found, {"train": train, "val": val, "test": test}, log)
     seeded = set(found.seeded)
     if folds:
@@ -126,7 +135,13 @@ def open_images(
     if kept is not None:
         splits = kept
     elif limit is not None and limit < len(splits["train"]):
-        log(f"data: data.limit keeps {limit} of {len(splits['train'])} training images")
+        log(
+            translate(
+                "data: data.limit keeps {limit} of {count} training images",
+                limit=limit,
+                count=len(splits["train"]),
+            )
+        )
         splits["train"] = limited(splits["train"], limit, split_seed)
     ordered = {split: splits[split] for split in SPLITS if split in splits}
     result = ImageSet(found.classes, ordered)
@@ -134,7 +149,14 @@ def open_images(
     if check:
         _check_images(root, result, log)
     for split, source in result.splits.items():
-        log(f"data: {split} {len(source)} images of {len(np.unique(source.labels))} classes")
+        log(
+            translate(
+                "data: {split} {count} images of {classes} classes",
+                split=split,
+                count=len(source),
+                classes=len(np.unique(source.labels)),
+            )
+        )
     return result
 
 
@@ -160,14 +182,20 @@ def _named_splits(
     trained = [name for name in train if name in (*val, *test)]
     if trained:
         raise InputError(
-            f"split {', '.join(trained)} is in data.train and in data.val or data.test: scores on"
-            " training images are meaningless"
+            translate(
+                "split {split} is in data.train and in data.val or data.test: scores on training"
+                " images are meaningless",
+                split=", ".join(trained),
+            )
         )
     for name in val:
         if name in test:
             log(
-                f"data: split {name!r} is used as val, which selects the weights, and as test: its"
-                " score is too good"
+                translate(
+                    "data: split {name!r} is used as val, which selects the weights, and as test:"
+                    " its score is too good",
+                    name=name,
+                )
             )
     splits = {}
     for split in SPLITS:
@@ -176,7 +204,11 @@ def _named_splits(
             splits[split] = source
     if "train" not in splits:
         raise InputError(
-            f"{root}: data.train names no split to train on (found: {', '.join(found.splits)})"
+            translate(
+                "data.train names no split to train on (found: {splits})",
+                splits=", ".join(found.splits),
+            ),
+            where=root,
         )
     return splits
 
@@ -203,7 +235,13 @@ def _with_val(
     else:
         train, val = cut(source, share, seed, root, purpose=purpose)
         how = f"seed {seed} and a hash of each"
-    log(f"data: there is no split 'val': {len(val)} training images become val, by {how}")
+    log(
+        translate(
+            "data: there is no split 'val': {count} training images become val, by {how}",
+            count=len(val),
+            how=how,
+        )
+    )
     return {"train": train, "val": val}
 
 
@@ -230,17 +268,33 @@ def _divide_into_folds(
         members = np.flatnonzero(pool.labels == label)
         if len(set(units[members])) < folds:
             raise InputError(
-                f"{root}: {folds} folds need as many images of every class, and"
-                f" {classes[label]} has {len(set(units[members]))} in {' + '.join(names)}; lower"
-                " data.folds"
+                translate(
+                    "{folds} folds need as many images of every class, and {classes} has {count} in"
+                    " {splits}; lower data.folds",
+                    folds=folds,
+                    classes=classes[label],
+                    count=len(set(units[members])),
+                    splits=" + ".join(names),
+                ),
+                where=root,
             )
         for number, part in enumerate(cut_folds(members, units[members], folds, seed)):
             fold_of[part] = number
     sizes = np.bincount(fold_of, minlength=folds)
     log(
-        f"data: fold {fold} of {folds} by seed {seed}, over {len(pool)} images of"
-        f" {' + '.join(names)}: {len(pool) - sizes[fold]} images to train on, {sizes[fold]} as val"
-        f" (all folds, by a hash in each class: {', '.join(map(str, sizes))})"
+        translate(
+            "data: fold {fold} of {folds} by seed {seed}, over {count} images of {splits}:"
+            " {train} images to train on, {val} as val (all folds, by a hash in each class:"
+            " {sizes})",
+            fold=fold,
+            folds=folds,
+            seed=seed,
+            count=len(pool),
+            splits=" + ".join(names),
+            train=len(pool) - sizes[fold],
+            val=sizes[fold],
+            sizes=", ".join(map(str, sizes)),
+        )
     )
     return {
         "train": pool.subset(np.flatnonzero(fold_of != fold)),
@@ -278,8 +332,12 @@ def _detect_format(root: Path, log: Callable[[str], None]) -> str:
     """
     if not root.exists():
         raise InputError(
-            f"{root}: no such file or folder (looked for {root.resolve()}); correct data.root, or"
-            " set data.format to one without files (digits)"
+            translate(
+                "no such file or folder (looked for {path}); correct data.root, or set data.format"
+                " to one without files (digits)",
+                path=root.resolve(),
+            ),
+            where=root,
         )
     found: list[str] = []
     for fallback in (False, True):
@@ -290,11 +348,16 @@ def _detect_format(root: Path, log: Callable[[str], None]) -> str:
         if found:
             break
     if len(found) != 1:
-        what = "is not a set of labeled images in a known format (data/README.md)"
+        what = translate("is not a set of labeled images in a known format (data/README.md)")
         if found:
-            what = f"matches the formats {' and '.join(found)}"
-        raise InputError(f"{root}: {what}; set data.format to one of {', '.join(FORMATS)}")
-    log(f"data: {root} is read as {found[0]}")
+            what = translate("matches the formats {names}", names=" and ".join(found))
+        raise InputError(
+            translate(
+                "{what}; set data.format to one of {formats}", what=what, formats=", ".join(FORMATS)
+            ),
+            where=root,
+        )
+    log(translate("data: {root} is read as {found}", root=root, found=found[0]))
     return found[0]
 
 
@@ -315,8 +378,14 @@ def _source(
             hint = f"; did you mean {name!r}?"
     if split == "train" or names != [split] or hint:
         raise InputError(
-            f"{root}: there is no split {missing[0]!r}{hint} (found: {', '.join(found.splits)});"
-            f" correct data.{split}"
+            translate(
+                "there is no split {name!r}{hint} (found: {splits}); correct data.{split}",
+                name=missing[0],
+                hint=hint,
+                splits=", ".join(found.splits),
+                split=split,
+            ),
+            where=root,
         )
     if split == "test":
         log("data: there is no split 'test', so there will be no test scores")
@@ -329,25 +398,35 @@ def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> 
     """
     for name in images.classes:
         if images.classes.count(name) > 1:
-            raise InputError(f"{root}: two classes are called {name!r}; give each its own name")
+            raise InputError(
+                translate("two classes are called {name!r}; give each its own name", name=name),
+                where=root,
+            )
     present = set(np.unique(images.splits["train"].labels).tolist())
     if len(present) < 2:
         raise InputError(
-            f"{root}: the training images are all of one class ({images.classes[min(present)]});"
-            " a classifier needs two or more"
+            translate(
+                "the training images are all of one class ({classes}); a classifier needs two or"
+                " more",
+                classes=images.classes[min(present)],
+            ),
+            where=root,
         )
     absent = [name for index, name in enumerate(images.classes) if index not in present]
     if absent:
-        log(f"data: there are no training images of {few(absent)}")
+        log(translate("data: there are no training images of {names}", names=few(absent)))
     for split in ("val", "test"):
         if split not in images.splits:
             continue
         missing = sorted(present - set(images.splits[split].labels.tolist()))
         if missing:
             log(
-                f"data: warning: {split} has no images of"
-                f" {few(images.classes[label] for label in missing)}, which are in train: its"
-                " scores say nothing about these classes; add images of them to it"
+                translate(
+                    "data: warning: {split} has no images of {names}, which are in train: its"
+                    " scores say nothing about these classes; add images of them to it",
+                    split=split,
+                    names=few(images.classes[label] for label in missing),
+                )
             )
 
 
@@ -364,13 +443,21 @@ def _check_images(root: Path, images: ImageSet, log: Callable[[str], None]) -> N
     if faults:
         more = ""
         if len(faults) > SHOWN:
-            more = f" (the first {SHOWN} are named above)"
-        count = f"{root}: {len(faults)} images cannot be read{more}; replace or remove them"
+            more = translate(" (the first {shown} are named above)", shown=SHOWN)
+        count = translate(
+            "{root}: {count} images cannot be read{more}; replace or remove them",
+            root=root,
+            count=len(faults),
+            more=more,
+        )
         raise InputError("\n".join([*list(faults)[:SHOWN], count]))
     if not decode:
         log(
-            f"data: more than {DECODED} files, so only their headers were checked; an image with"
-            " damaged pixels stops the run with an error that names it"
+            translate(
+                "data: more than {decoded} files, so only their headers were checked; an image with"
+                " damaged pixels stops the run with an error that names it",
+                decoded=DECODED,
+            )
         )
 
 

@@ -12,6 +12,7 @@ from kanseg.data.formats.listing import supported_formats
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.names import natural_key, shorten
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_text
 from kanseg.utils.registry import nearest
 
@@ -62,16 +63,23 @@ def _labeled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
         name = subfolder.name
         if name not in classes:
             raise InputError(
-                f"{subfolder}: the training images have no such class{nearest(name, classes)}"
-                f" (classes: {shorten(classes)})"
+                translate(
+                    "the training images have no such class{hint} (classes: {classes})",
+                    hint=nearest(name, classes),
+                    classes=shorten(classes),
+                ),
+                where=subfolder,
             )
         images = _images(subfolder)
         paths += images
         labels += [classes.index(name)] * len(images)
     if not paths:
         raise InputError(
-            f"{folder}: expected a folder of images ({supported_formats()}) for each class, found"
-            " none"
+            translate(
+                "expected a folder of images ({formats}) for each class, found none",
+                formats=supported_formats(),
+            ),
+            where=folder,
         )
     return ImageSource.of(FileImages(paths), labels)
 
@@ -89,8 +97,11 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             empty.append(f"{path}: a class without images; add some, or remove the folder")
     if {"images", "masks"} <= set(names):
         raise InputError(
-            f"{folder}: images/ and masks/ are the layout for segmentation; to classify, put the"
-            " images of each class into a folder of its own"
+            translate(
+                "images/ and masks/ are the layout for segmentation; to classify, put the images of"
+                " each class into a folder of its own"
+            ),
+            where=folder,
         )
     if empty:
         raise InputError("\n".join(empty[:SHOWN]))
@@ -109,18 +120,26 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
             if any(_has_images(subfolder) for subfolder in _subfolders(path)):
                 found[path.name] = _labeled(path, classes)
             else:  # such as ImageNet's test/
-                notes.append(f"{path}: left out, because its images are not in class folders")
+                notes.append(
+                    translate(
+                        "{path}: left out, because its images are not in class folders", path=path
+                    )
+                )
         return FoundImages(classes, found, tuple(notes))
     splits = [path.name for path in _subfolders(root) if path.name.lower() in SPLIT_NAMES]
     if splits:
         raise InputError(
-            f"{root}: {', '.join(splits)} look like splits, but there is no folder train/: rename"
-            " them to train/, val/ and test/"
+            translate(
+                "{splits} look like splits, but there is no folder train/: rename them to train/,"
+                " val/ and test/",
+                splits=", ".join(splits),
+            ),
+            where=root,
         )
     classes = _class_names(root)
     source = _labeled(root, classes)
     if len(source) < 2:
-        raise InputError(f"{root}: one image cannot be split into train and test")
+        raise InputError(translate("one image cannot be split into train and test"), where=root)
     train, test = cut(source, TEST_SHARE, seed, root)
     note = (
         f"no folder train/: the folders are classes, and {len(test)} of {len(source)} images become"
@@ -132,8 +151,12 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
 def _must_be_folder(root: Path) -> None:
     if not root.is_dir():
         raise InputError(
-            f"{root}: no such folder (looked for {root.resolve()}); data.root must hold"
-            " train/CLASS/ or CLASS/ with images"
+            translate(
+                "no such folder (looked for {path}); data.root must hold train/CLASS/ or CLASS/"
+                " with images",
+                path=root.resolve(),
+            ),
+            where=root,
         )
 
 
@@ -145,8 +168,12 @@ def _open_tiny_imagenet(root: Path, download: bool, seed: int) -> FoundImages:
     for name in ("wnids.txt", "train", "val/images", "val/val_annotations.txt"):
         if not (root / name).exists():
             raise InputError(
-                f"{root}: {name} is missing; expected the unpacked Tiny ImageNet: train/, val/ and"
-                " wnids.txt"
+                translate(
+                    "{name} is missing; expected the unpacked Tiny ImageNet: train/, val/ and"
+                    " wnids.txt",
+                    name=name,
+                ),
+                where=root,
             )
     lines = [line.strip() for line in read_text(root / "wnids.txt").splitlines()]
     ids = tuple(sorted({line for line in lines if line}))
@@ -169,13 +196,18 @@ def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
         name, *rest = line.split("\t")
         if not rest or rest[0] not in ids or "/" in name or "\\" in name or name in (".", ".."):
             raise InputError(
-                f"{table}, line {number}: expected a file name and an id of wnids.txt between tabs,"
-                f" got {line!r:.80}"
+                translate(
+                    "{table}, line {number}: expected a file name and an id of wnids.txt between"
+                    " tabs, got {line!r:.80}",
+                    table=table,
+                    number=number,
+                    line=line,
+                )
             )
         paths.append(folder / "images" / name)
         labels.append(ids.index(rest[0]))
     if not paths:
-        raise InputError(f"{table}: lists no images")
+        raise InputError(translate("lists no images"), where=table)
     return ImageSource.of(FileImages(paths), labels)
 
 

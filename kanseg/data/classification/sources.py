@@ -19,6 +19,7 @@ from kanseg.data.io.images import decode_image, image_mode
 from kanseg.data.splits import share_of
 from kanseg.data.splits.record import digest, file_digest, name_of, without_suffix
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 T = TypeVar("T")
 CHUNK = 10_000  # images that are queued at once
@@ -104,18 +105,30 @@ class ArrayImages(_RowImages):
     def __init__(self, values: np.ndarray, where: str):
         if values.dtype not in (np.uint8, np.uint16):
             raise InputError(
-                f"{where}: images are uint8 or uint16, got {values.dtype}; convert them (values"
-                " in [0, 1]: multiply by 255 and round)"
+                translate(
+                    "images are uint8 or uint16, got {kind}; convert them (values in [0, 1]:"
+                    " multiply by 255 and round)",
+                    kind=values.dtype,
+                ),
+                where=where,
             )
         if values.ndim not in (3, 4) or 0 in values.shape:
             raise InputError(
-                f"{where}: images are (n, H, W) or (n, H, W, C) and n is at least 1, got the"
-                f" shape {values.shape}"
+                translate(
+                    "images are (n, H, W) or (n, H, W, C) and n is at least 1, got the shape"
+                    " {shape}",
+                    shape=values.shape,
+                ),
+                where=where,
             )
         if values.ndim == 4 and values.shape[1] in (1, 3) and values.shape[3] not in (1, 2, 3, 4):
             raise InputError(
-                f"{where}: channels come last, (n, H, W, C), got the shape {values.shape}; use"
-                " transpose(0, 2, 3, 1)"
+                translate(
+                    "channels come last, (n, H, W, C), got the shape {shape}; use transpose(0, 2,"
+                    " 3, 1)",
+                    shape=values.shape,
+                ),
+                where=where,
             )
         if values.ndim == 3:
             values = values[..., None]
@@ -190,8 +203,12 @@ class JpegImages(_RowImages):
         covers = len(offsets) >= 2 and offsets[0] == 0 and offsets[-1] == len(data)
         if not covers or (np.diff(offsets) <= 0).any():
             raise InputError(
-                f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the images;"
-                " the file is damaged, download it again"
+                translate(
+                    "the offsets must rise from 0 to the {count} bytes of the images; the file is"
+                    " damaged, download it again",
+                    count=len(data),
+                ),
+                where=where,
             )
         self.header, self.data, self.offsets, self.where = header.tobytes(), data, offsets, where
 
@@ -207,7 +224,7 @@ class JpegImages(_RowImages):
             with decoder_errors(self.name(row)), self._open(row) as image:
                 array = np.asarray(image)
         except InputError as error:
-            raise InputError(f"{error}; download the file again") from None
+            raise InputError(translate("{reason}; download the file again", reason=error)) from None
         if array.ndim == 2:
             array = array[:, :, None]
         return array
@@ -337,22 +354,41 @@ def checked_labels(
         values = values[:, 0]
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise InputError(
-            f"{where}: labels must be (n,) integers, class indices from 0, got {values.dtype} of"
-            f" shape {values.shape}; convert them"
+            translate(
+                "labels must be (n,) integers, class indices from 0, got {kind} of shape {shape};"
+                " convert them",
+                kind=values.dtype,
+                shape=values.shape,
+            ),
+            where=where,
         )
     if len(values) != count:
         raise InputError(
-            f"{where}: {len(values)} labels for {count} images; each image must have one"
+            translate(
+                "{count} labels for {images} images; each image must have one",
+                count=len(values),
+                images=count,
+            ),
+            where=where,
         )
     largest, allowed = np.inf, "0 or more"
     if num_classes is not None:
-        largest, allowed = num_classes - 1, f"0 to {num_classes - 1}"
+        largest, allowed = (
+            num_classes - 1,
+            translate("{low} to {high}", low=0, high=num_classes - 1),
+        )
     bad = np.flatnonzero((values < 0) | (values > largest))
     if len(bad):
         rows = ", ".join(f"{values[i]} in row {i}" for i in bad[:5])
         raise InputError(
-            f"{where}: {len(bad)} labels are out of range ({allowed}): {rows}; correct them, or the"
-            " list of classes"
+            translate(
+                "{count} labels are out of range ({allowed}): {rows}; correct them, or the list of"
+                " classes",
+                count=len(bad),
+                allowed=allowed,
+                rows=rows,
+            ),
+            where=where,
         )
     return values.astype(np.int64)
 

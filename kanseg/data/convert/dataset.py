@@ -55,7 +55,7 @@ def convert(
     if destination.resolve().is_relative_to(index.root.resolve()):
         raise InputError(f"{destination}: lies in the data set itself; choose another folder")
     for problems in index.split_problems.values():
-        raise InputError(index.message(problems[0]))
+        raise index.error(problems[0])
     items = items_of(index)
     if skip_bad:
         items = _without_bad(items, index, log)

@@ -92,11 +92,15 @@ def multilabel_spec(
     """
     task = given.get("task", "multilabel")
     if task != "multilabel":
-        fix = "give task: multilabel"
+        fix = translate("give task: multilabel")
         if task == "binary":
-            fix += ", or for task: binary put all masks into one folder"
+            fix += translate(", or for task: binary put all masks into one folder")
         raise InputError(
-            f"masks/ holds a folder per class, which does not fit a {task} task; {fix}"
+            translate(
+                "masks/ holds a folder per class, which does not fit a {task} task; {fix}",
+                task=task,
+                fix=fix,
+            )
         )
     classes = given.get("classes") or _class_names(found)
     folders = list(classes)
@@ -105,18 +109,27 @@ def multilabel_spec(
     for name in found:
         if name not in folders:
             raise InputError(
-                f"masks/{name} is not a class (expected {', '.join(folders)})"
-                f"{nearest(name, folders)}; rename it, or give classes"
+                translate(
+                    "masks/{name} is not a class (expected {folders}){hint}; rename it, or give"
+                    " classes",
+                    name=name,
+                    folders=", ".join(folders),
+                    hint=nearest(name, folders),
+                )
             )
     settings = {"task": task, "ignore_index": None} | dict(given) | {"classes": tuple(classes)}
     spec = LabelSpec(**settings)
     if "task" not in given:
         single = ""
         if len(found) == 1:
-            single = "; task: binary reads it as background and foreground"
+            single = translate("; task: binary reads it as background and foreground")
         notes.append(
-            f"masks/ has a folder per class ({', '.join(found)}): read as multilabel, all values"
-            f" except 0 mean that the class is present{single}"
+            translate(
+                "masks/ has a folder per class ({found}): read as multilabel, all values except 0"
+                " mean that the class is present{single}",
+                found=", ".join(found),
+                single=single,
+            )
         )
     return spec, folders
 
@@ -127,7 +140,10 @@ def _class_names(found: Sequence[str]) -> list[str]:
         return list(found)
     if list(found) != [str(index) for index in range(len(found))]:
         raise InputError(
-            f"the folders of masks/ ({', '.join(found)}) are not numbered 0, 1, 2, ...; rename"
-            " them, or give classes"
+            translate(
+                "the folders of masks/ ({found}) are not numbered 0, 1, 2, ...; rename them, or"
+                " give classes",
+                found=", ".join(found),
+            )
         )
     return [f"class_{name}" for name in found]

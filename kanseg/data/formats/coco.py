@@ -28,6 +28,7 @@ from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import LARGEST, read_json
 
 HEAD = 4096  # bytes that are read to recognize a file
@@ -96,8 +97,14 @@ def read_coco(
     files = _annotation_files(root)
     if not files:
         raise InputError(
-            f"{root}: format coco needs {SINGLE}, annotations/train.json,"
-            f" annotations/{PREFIX}*.json or train/{ROBOFLOW} in it"
+            translate(
+                "format coco needs {single}, annotations/train.json, annotations/{prefix}*.json or"
+                " train/{roboflow} in it",
+                single=SINGLE,
+                prefix=PREFIX,
+                roboflow=ROBOFLOW,
+            ),
+            where=root,
         )
     given = read_label_settings(root, overrides or {})
     contents = {file: _read_annotations(file.path) for file in files}
@@ -106,7 +113,9 @@ def read_coco(
         categories = _without_unused_parents(categories, contents, notes)
     contents = _crowds_as_objects(contents, notes)
     names = list(categories.values())
-    spec, index_of = object_label_spec(root, names, given, notes, form="COCO annotations")
+    spec, index_of = object_label_spec(
+        root, names, given, notes, form=translate("COCO annotations")
+    )
     class_of = {number: index_of[name] for number, name in categories.items()}
     splits = {}
     for file, content in contents.items():
@@ -166,11 +175,18 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     content = read_json(path)
     for key, needed in NEEDED_KEYS.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(f"{path}: not COCO annotations, there is no list {key!r}")
+            raise InputError(
+                translate("not COCO annotations, there is no list {key!r}", key=key), where=path
+            )
         for number, entry in enumerate(content[key]):
             for name in needed:
                 if not isinstance(entry, dict) or not isinstance(entry.get(name), (int, str)):
-                    raise InputError(f"{path}: {key}[{number}] has no {name!r}")
+                    raise InputError(
+                        translate(
+                            "{key}[{number}] has no {name!r}", key=key, number=number, name=name
+                        ),
+                        where=path,
+                    )
     return content
 
 
@@ -184,13 +200,19 @@ def _categories(contents: Mapping[AnnotationFile, dict[str, Any]]) -> dict[int, 
             number, name = entry["id"], str(entry["name"])
             if found.setdefault(number, name) != name:
                 raise InputError(
-                    f"{file.path}: category {number} is {name!r} here and {found[number]!r} in"
-                    " another file"
+                    translate(
+                        "category {number} is {name!r} here and {found!r} in another file",
+                        number=number,
+                        name=name,
+                        found=found[number],
+                    ),
+                    where=file.path,
                 )
     if not found or not all(isinstance(number, int) for number in found):
         first = next(iter(contents))
         raise InputError(
-            f"{first.path}: categories must have integers as ids, got {list(found)[:5]}"
+            translate("categories must have integers as ids, got {found}", found=list(found)[:5]),
+            where=first.path,
         )
     count = Counter(found.values())
     unique = {}
@@ -225,7 +247,12 @@ def _without_unused_parents(
     if not unused:
         return categories
     shown = ", ".join(categories[number] for number in sorted(set(unused)))
-    notes.append(f"left out: the category {shown}, which is the parent of others and has no object")
+    notes.append(
+        translate(
+            "left out: the category {shown}, which is the parent of others and has no object",
+            shown=shown,
+        )
+    )
     return {number: name for number, name in categories.items() if number not in unused}
 
 
@@ -240,8 +267,10 @@ def _crowds_as_objects(
     if not objects or crowds < objects:
         return contents
     notes.append(
-        "all objects have iscrowd: 1, as in the exports of brush tools and SAM: they are read as"
-        " objects, not as ignored crowds"
+        translate(
+            "all objects have iscrowd: 1, as in the exports of brush tools and SAM: they are read"
+            " as objects, not as ignored crowds"
+        )
     )
     unmarked = {}
     for file, content in contents.items():
@@ -264,14 +293,18 @@ def _samples(
     used: set[str] = set()
     for entry in content["images"]:
         if entry["id"] in images:
-            raise InputError(f"{file.path}: two images have the same id")
+            raise InputError(translate("two images have the same id"), where=file.path)
         images[entry["id"]] = entry
         name = relative_path(file.path, entry["file_name"])
         names[entry["id"]] = name
         if name in used:  # as two samples, each would lack the objects of the other
             raise InputError(
-                f"{file.path}: {name!r} is the file of two images; give their annotations one"
-                " image_id, and remove the other image"
+                translate(
+                    "{name!r} is the file of two images; give their annotations one image_id, and"
+                    " remove the other image",
+                    name=name,
+                ),
+                where=file.path,
             )
         used.add(name)
     if not images:
@@ -300,8 +333,12 @@ def _regions(
     for number, entry in enumerate(annotations):
         if entry["category_id"] not in class_of:
             raise InputError(
-                f"{path}: annotations[{number}] has category_id {entry['category_id']!r}, which is"
-                " not a category"
+                translate(
+                    "annotations[{number}] has category_id {entry!r}, which is not a category",
+                    number=number,
+                    entry=entry["category_id"],
+                ),
+                where=path,
             )
         label = class_of[entry["category_id"]]
         if entry["image_id"] not in regions:
@@ -310,7 +347,12 @@ def _regions(
             regions[entry["image_id"]].append(_region(path, number, entry, label))
     if without_image:
         notes.append(
-            f"{path}: {without_image} annotations belong to no image of the file and are left out"
+            translate(
+                "{path}: {without_image} annotations belong to no image of the file and are left"
+                " out",
+                path=path,
+                without_image=without_image,
+            )
         )
     return regions
 
@@ -324,8 +366,12 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
         polygons = check_polygons(shape)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"{path}: annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y,"
-            " ...], or {size, counts}; a box is not enough"
+            translate(
+                "annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y, ...],"
+                " or {{size, counts}}; a box is not enough",
+                number=number,
+            ),
+            where=path,
         ) from None
     return Region(label, polygons, _area(entry, polygons), crowd)
 

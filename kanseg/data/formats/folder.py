@@ -78,8 +78,12 @@ def read_folder(
     root = Path(root)
     if not root.is_dir():
         raise InputError(
-            f"{root}: no such folder (looked for {root.resolve()}); data.root (or --root) must hold"
-            " images/ and masks/, or train/, val/ and test/ with them"
+            translate(
+                "no such folder (looked for {path}); data.root (or --root) must hold images/ and"
+                " masks/, or train/, val/ and test/ with them",
+                path=root.resolve(),
+            ),
+            where=root,
         )
     notes: list[str] = []
     problems: list[Issue] = []
@@ -90,10 +94,16 @@ def read_folder(
         hint = ""
         if are_class_folders(root):
             tool = f"{command('classify')} --data.root {shlex.quote(str(root))}"
-            hint = f"to classify images that lie in a folder for each class, use `{tool}`; "
+            hint = translate(
+                "to classify images that lie in a folder for each class, use `{tool}`; ", tool=tool
+            )
         raise InputError(
-            f"{root}: no images and masks that belong together were found; {hint}"
-            f"{describe_folders(root)}"
+            translate(
+                "no images and masks that belong together were found; {hint}{advice}",
+                hint=hint,
+                advice=describe_folders(root),
+            ),
+            where=root,
         )
     images, masks = _list_files(root, pairs, layout, notes, problems)
     probe = probe or partial(probe_masks, max_pixels=max_pixels)
@@ -220,15 +230,26 @@ def _without_suffixes(
     if suffixes is None:
         image, mask = min(images.values()), min(masks.files.values())
         raise InputError(
-            f"{pair.masks}: no mask has the name of an image: images are named like {image.name},"
-            f" masks like {mask.name}; if their names end differently, give mask_suffix (and"
-            " image_suffix) in dataset.yaml, such as {mask_suffix: _mask}"
+            translate(
+                "no mask has the name of an image: images are named like {image}, masks like"
+                " {mask}; if their names end differently, give mask_suffix (and image_suffix) in"
+                " dataset.yaml, such as {{mask_suffix: _mask}}",
+                image=image.name,
+                mask=mask.name,
+            ),
+            where=pair.masks,
         )
     if not any(suffixes):
         return images, masks
     of_image, of_mask = suffixes
     notes.append(
-        f"the mask of NAME{of_image} in {pair.images.name}/ is NAME{of_mask} in {pair.masks.name}/"
+        translate(
+            "the mask of NAME{of_image} in {images}/ is NAME{of_mask} in {masks}/",
+            of_image=of_image,
+            images=pair.images.name,
+            of_mask=of_mask,
+            masks=pair.masks.name,
+        )
     )
     of_images = _strip(images, of_image, pair.images, notes)
     of_masks = _strip(masks.files, of_mask, pair.masks, notes)
@@ -245,10 +266,19 @@ def _strip(files: Files, suffix: str, folder: Path, notes: list[str]) -> Files:
         stem.removesuffix(suffix): path for stem, path in files.items() if stem.endswith(suffix)
     }
     if files and not found:
-        raise InputError(f"{folder}: no name ends in {suffix}, as dataset.yaml says")
+        raise InputError(
+            translate("no name ends in {suffix}, as dataset.yaml says", suffix=suffix), where=folder
+        )
     if len(found) < len(files):
         others = len(files) - len(found)
-        notes.append(f"left out: {others} files of {folder.name}/ whose names do not end {suffix}")
+        notes.append(
+            translate(
+                "left out: {others} files of {folder}/ whose names do not end {suffix}",
+                others=others,
+                folder=folder.name,
+                suffix=suffix,
+            )
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from kanseg.data.formats.issues import Issue
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 
@@ -55,11 +56,16 @@ class DatasetIndex:
         found: dict[Sample, None] = {}
         for name in names or ():
             for problem in self.split_problems.get(name, ()):
-                raise InputError(self.message(problem))
+                raise self.error(problem)
             if name not in self.splits:
                 raise InputError(
-                    f"{self.root}: there is no split {name!r}{nearest(name, self.splits)} (found:"
-                    f" {', '.join(self.splits) or 'none'})"
+                    translate(
+                        "there is no split {name!r}{hint} (found: {found})",
+                        name=name,
+                        hint=nearest(name, self.splits),
+                        found=", ".join(self.splits) or "none",
+                    ),
+                    where=self.root,
                 )
             found |= dict.fromkeys(self.splits[name])
         return list(found)
@@ -68,12 +74,12 @@ class DatasetIndex:
         """Raise InputError for the first problem that stops a training; otherwise return self."""
         for problem in self.problems:
             if problem.kind.stops:
-                raise InputError(self.message(problem))
+                raise self.error(problem)
         return self
 
-    def message(self, problem: Issue) -> str:
-        """Return `FILE: reason` with the full path of the file."""
-        return f"{self.root / problem.file}: {problem.reason}"
+    def error(self, problem: Issue) -> InputError:
+        """Return a problem as an error with the full path of the file."""
+        return InputError(problem.reason, where=self.root / problem.file)
 
     def with_problems(self, problems: Iterable[Issue]) -> DatasetIndex:
         """Return a copy with more problems."""
@@ -81,9 +87,7 @@ class DatasetIndex:
 
 
 def problem_of(error: InputError, root: Path, code: str = "layout") -> Issue:
-    """Convert an error to a problem of the file at the start of its message, or of the root."""
-    text = str(error)
-    path, separator, reason = text.partition(": ")
-    if separator and Path(path).is_relative_to(root):
-        return Issue(code, Path(path).relative_to(root).as_posix(), reason)
-    return Issue(code, ".", text)
+    """Convert an error to a problem of the file that it names, or of the root."""
+    if error.where is not None and Path(str(error.where)).is_relative_to(root):
+        return Issue(code, Path(str(error.where)).relative_to(root).as_posix(), error.reason)
+    return Issue(code, ".", str(error))

@@ -92,6 +92,8 @@ class Issue:
         reason: one line: what was expected, what was found, and how to fix it.
         samples: the samples that `skip_bad` leaves out.
         details: numbers and names for programs, as JSON.
+        shared: the reason for several files, without what is true of this one only; by default the
+            reason.
     """
 
     code: str
@@ -99,6 +101,7 @@ class Issue:
     reason: str
     samples: tuple[Sample, ...] = ()
     details: dict[str, Any] = field(default_factory=dict, compare=False)
+    shared: str = field(default="", compare=False)
 
     @property
     def kind(self) -> Kind:

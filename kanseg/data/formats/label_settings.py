@@ -14,6 +14,7 @@ from kanseg.data.io.probe import MaskFacts
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, is_byte
 from kanseg.data.names import few, shorten
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
@@ -60,11 +61,17 @@ def read_layout_settings(root: Path) -> dict[str, str]:
     found = {key: content[key] for key in LAYOUT_KEYS if content.get(key) is not None}
     for key, value in found.items():
         if not isinstance(value, str):
-            raise InputError(f"{root / DATASET}: {key} must be text, got {value!r:.80}")
+            raise InputError(
+                translate("{key} must be text, got {value!r:.80}", key=key, value=value),
+                where=root / DATASET,
+            )
         if key in ("images", "masks"):
             folder = root / value
             if not is_folder_within(folder, root):
-                raise InputError(f"{root / DATASET}: {key}: {value!r:.200} is not a folder in it")
+                raise InputError(
+                    translate("{key}: {value!r:.200} is not a folder in it", key=key, value=value),
+                    where=root / DATASET,
+                )
     return found
 
 
@@ -165,8 +172,14 @@ def _infer_from_masks(
         return None, [problem]
     rare = shorten(sorted(first_file.keys() - frequent.keys()))
     notes.append(
-        f"the classes are inferred without {len(odd)} of {len(masks)} masks, which hold values that"
-        f" hardly any other mask has ({rare}): {few(odd)}"
+        translate(
+            "the classes are inferred without {count} of {total} masks, which hold values that"
+            " hardly any other mask has ({rare}): {names}",
+            count=len(odd),
+            total=len(masks),
+            rare=rare,
+            names=few(odd),
+        )
     )
     return spec, []
 
@@ -195,7 +208,10 @@ def _infer(
         raise InputError(_propose_palette(colors))
     if not found:
         raise InputError(
-            "the classes cannot be inferred from the masks; give task and classes in dataset.yaml"
+            translate(
+                "the classes cannot be inferred from the masks; give task and classes in"
+                " dataset.yaml"
+            )
         )
     if set(found) <= {0, 255} and IGNORE_INDEX in found:
         guess = _binary_of_255(given, notes)
@@ -207,20 +223,28 @@ def _infer(
 
 def _propose_palette(colors: Mapping[int, int]) -> str:
     """Say that color masks need a palette, with the colors found as lines of dataset.yaml."""
-    need = "color masks need classes and palette in dataset.yaml (or data.classes and data.palette)"
+    need = translate(
+        "color masks need classes and palette in dataset.yaml (or data.classes and data.palette)"
+    )
     if len(colors) > MAX_COLORS:
-        return (
-            f"{need}, and these hold {len(colors)} colors or more: JPEG or resizing has blurred"
-            " them, or they are photos; export the masks again as PNG"
+        return translate(
+            "{need}, and these hold {count} colors or more: JPEG or resizing has blurred them, or"
+            " they are photos; export the masks again as PNG",
+            need=need,
+            count=len(colors),
         )
     total = sum(colors.values())
     frequent = sorted(colors, key=lambda color: (color != 0, -colors[color]))  # black first
     shares = [f"{unpack_rgb(color)} {colors[color] / total:.1%}" for color in frequent]
     names = ["background" if color == 0 else f"NAME_{i}" for i, color in enumerate(frequent)]
     palette = ", ".join(str(unpack_rgb(color)) for color in frequent)
-    return (
-        f"{need}; colors found: {', '.join(shares)}; a dataset.yaml to complete with your names:"
-        f" {{classes: [{', '.join(names)}], palette: [{palette}]}}"
+    return translate(
+        "{need}; colors found: {shares}; a dataset.yaml to complete with your names:"
+        " {{classes: [{names}], palette: [{palette}]}}",
+        need=need,
+        shares=", ".join(shares),
+        names=", ".join(names),
+        palette=palette,
     )
 
 
@@ -229,15 +253,20 @@ def _binary_of_255(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
     classes = given.get("classes", ("background", "foreground"))
     if given.get("ignore_index") == IGNORE_INDEX:
         raise InputError(
-            "masks hold only 0 and 255, but ignore_index is 255; give mask_values, such as {0: 0,"
-            " 255: 1}"
+            translate(
+                "masks hold only 0 and 255, but ignore_index is 255; give mask_values, such as {0:"
+                " 0, 255: 1}"
+            )
         )
     if len(classes) != 2:
         raise InputError(
-            f"masks hold only 0 and 255, but the classes are {', '.join(classes)}; give"
-            " mask_values, or two classes"
+            translate(
+                "masks hold only 0 and 255, but the classes are {names}; give mask_values, or two"
+                " classes",
+                names=", ".join(classes),
+            )
         )
-    notes.append(f"masks hold 0 and 255: read as {' and '.join(classes)}")
+    notes.append(translate("masks hold 0 and 255: read as {names}", names=" and ".join(classes)))
     return {"task": "binary", "classes": classes, "mask_values": {0: 0, 255: 1}}
 
 
@@ -251,18 +280,32 @@ def _classes_of_indices(
     for expected, value in enumerate(indices):
         if value != expected:
             raise InputError(
-                f"masks hold the values {shorten(sorted(found))}; without classes they must be"
-                f" 0, 1, 2, ... without gaps, but {found[value].name} holds {value}; correct the"
-                " masks, or give classes (and mask_values) in dataset.yaml or as data.classes, with"
-                " which data.skip_bad can leave such masks out"
+                translate(
+                    "masks hold the values {values}; without classes they must be 0, 1, 2, ..."
+                    " without gaps, but {file} holds {value}; correct the masks, or give classes"
+                    " (and mask_values) in dataset.yaml or as data.classes, with which"
+                    " data.skip_bad can leave such masks out",
+                    values=shorten(sorted(found)),
+                    file=found[value].name,
+                    value=value,
+                )
             )
-    ignored = ", 255 ignored" if IGNORE_INDEX in found else ""
+    ignored = translate(", 255 ignored") if IGNORE_INDEX in found else ""
     if len(indices) <= 2:
-        notes.append(f"masks hold 0 and 1: read as background and foreground{ignored}")
+        notes.append(
+            translate(
+                "masks hold 0 and 1: read as background and foreground{ignored}", ignored=ignored
+            )
+        )
         return {"task": "binary", "classes": ("background", "foreground")}
     notes.append(
-        f"masks hold the values 0 to {indices[-1]}: read as multiclass with"
-        f" {len(indices)} classes{ignored}"
+        translate(
+            "masks hold the values 0 to {largest}: read as multiclass with {count}"
+            " classes{ignored}",
+            largest=indices[-1],
+            count=len(indices),
+            ignored=ignored,
+        )
     )
     return {"task": "multiclass", "classes": tuple(f"class_{index}" for index in indices)}
 
@@ -277,11 +320,19 @@ def _read_dataset_yaml(root: Path) -> dict[str, Any]:
         return {}
     known = [*(each.name for each in fields(LabelSpec)), *LAYOUT_KEYS]
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
+        raise InputError(
+            translate("expected `key: value` lines ({known})", known=", ".join(known)), where=path
+        )
     for key in content:
         if key not in known:
             raise InputError(
-                f"{path}: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})"
+                translate(
+                    "unknown key {key!r}{hint} (known: {known})",
+                    key=key,
+                    hint=nearest(str(key), known),
+                    known=", ".join(known),
+                ),
+                where=path,
             )
     return dict(content)
 
@@ -296,7 +347,10 @@ def is_yolo_yaml(content: object) -> bool:
 def _class_names(root: Path, classes: object) -> tuple[str, ...]:
     is_list = isinstance(classes, (list, tuple))
     if not is_list or not all(isinstance(name, str) or _is_integer(name) for name in classes):
-        raise InputError(f"{root}: classes must be a list of names, got {classes!r}")
+        raise InputError(
+            translate("classes must be a list of names, got {classes!r}", classes=classes),
+            where=root,
+        )
     return tuple(map(str, classes))
 
 
@@ -306,8 +360,11 @@ def _integer_map(root: Path, values: object) -> dict[int, int]:
         numbers = [*values.keys(), *values.values()]
     if not all(map(_is_integer, numbers)):
         raise InputError(
-            f"{root}: mask_values must be a map of integers such as {{0: 0, 255: 1}}, got"
-            f" {values!r}"
+            translate(
+                "mask_values must be a map of integers such as {{0: 0, 255: 1}}, got {values!r}",
+                values=values,
+            ),
+            where=root,
         )
     return dict(values)
 
@@ -321,8 +378,12 @@ def _palette(root: Path, palette: object) -> tuple[tuple[int, int, int], ...]:
         for color in palette
     ):
         raise InputError(
-            f"{root}: palette must be a list of [red, green, blue] from 0 to 255, or voc, got"
-            f" {palette!r}"
+            translate(
+                "palette must be a list of [red, green, blue] from 0 to 255, or voc, got"
+                " {palette!r}",
+                palette=palette,
+            ),
+            where=root,
         )
     return tuple(tuple(color) for color in palette)
 

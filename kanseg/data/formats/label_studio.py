@@ -29,6 +29,7 @@ from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.names import few, natural_key
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json
 
 HEAD = 65536  # bytes at the start of a JSON file that are read to recognize it
@@ -85,13 +86,13 @@ def read_label_studio(
     for path in _exports(root):
         tasks += _read_tasks(path, notes)
     if not tasks:
-        raise InputError(_no_tasks(root))
+        raise _no_tasks(root)
     finder = ImageFinder(root)
     images = _find_images(root, tasks, finder)
     given = read_label_settings(root, overrides or {})
     labels = {label for task in tasks for result in task.results for label in _labels(result)}
     names = sorted(labels, key=natural_key)
-    form = "Label Studio annotations"
+    form = translate("Label Studio annotations")
     spec, class_of = object_label_spec(root, names, given, notes, form=form, draw_background=True)
     left_out: Counter = Counter()
     stems = sample_names([image.relative_to(root).as_posix() for image in images])
@@ -101,7 +102,9 @@ def read_label_studio(
         samples.append(Sample(name, image, annotation, max_pixels))
     if left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.items())
-        notes.append(f"left out: results that are not labeled areas: {kinds}")
+        notes.append(
+            translate("left out: results that are not labeled areas: {kinds}", kinds=kinds)
+        )
     return object_index(
         root, spec, {"": samples}, notes, seed=seed, strict=strict, split_files=True
     )
@@ -118,28 +121,35 @@ def _exports(root: Path) -> list[Path]:
     return found
 
 
-def _no_tasks(root: Path) -> str:
+def _no_tasks(root: Path) -> InputError:
     """Return why there is nothing to read."""
-    if next(root.glob(BRUSH_FILE), None) is not None and not _exports(root):
-        return (
-            f"{root}: these PNG files of brush strokes are named after tasks, not after images;"
-            " export as JSON too (it holds the strokes), and put that file and the images here"
+    exports = _exports(root)
+    if exports:
+        return InputError(translate("no task is annotated"), where=exports[0])
+    reason = translate("format label_studio needs a JSON export of Label Studio in it")
+    if next(root.glob(BRUSH_FILE), None) is not None:
+        reason = translate(
+            "these PNG files of brush strokes are named after tasks, not after images; export as"
+            " JSON too (it holds the strokes), and put that file and the images here"
         )
-    if _exports(root):
-        return f"{_exports(root)[0]}: no task is annotated"
-    return f"{root}: format label_studio needs a JSON export of Label Studio in it"
+    return InputError(reason, where=root)
 
 
 def _read_tasks(path: Path, notes: list[str]) -> list[Task]:
     """Read the annotated tasks of a JSON export."""
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
-        raise InputError(f"{path}: not an export of Label Studio, which is a list of tasks")
+        raise InputError(
+            translate("not an export of Label Studio, which is a list of tasks"), where=path
+        )
     tasks, several, without = [], 0, 0
     for number, entry in enumerate(content):
         if "annotations" not in entry and "completions" not in entry:
             raise InputError(
-                f"{path}: task {number} has no annotations; export as JSON (not JSON-MIN)"
+                translate(
+                    "task {number} has no annotations; export as JSON (not JSON-MIN)", number=number
+                ),
+                where=path,
             )
         annotations = [
             each
@@ -156,11 +166,14 @@ def _read_tasks(path: Path, notes: list[str]) -> list[Task]:
         tasks.append(Task(path, str(entry.get("id", number)), image, results))
     if several:
         notes.append(
-            f"{several} images have several annotations: the ground truth, or else the last"
-            " submitted one, is read"
+            translate(
+                "{several} images have several annotations: the ground truth, or else the last"
+                " submitted one, is read",
+                several=several,
+            )
         )
     if without:
-        notes.append(f"left out: {without} tasks without an annotation")
+        notes.append(translate("left out: {without} tasks without an annotation", without=without))
     return tasks
 
 
@@ -188,7 +201,9 @@ def _image_of(path: Path, number: int, entry: Mapping[str, Any]) -> str:
     upload = entry.get("file_upload")
     if isinstance(upload, str) and _path_in(upload).name:
         return upload
-    raise InputError(f"{path}: task {number} names no image in its data")
+    raise InputError(
+        translate("task {number} names no image in its data", number=number), where=path
+    )
 
 
 def _path_in(text: str) -> PurePosixPath:
@@ -219,13 +234,24 @@ def _find_images(root: Path, tasks: Sequence[Task], finder: ImageFinder) -> list
         images.append(found)
     if len(missing) == len(tasks):
         raise InputError(
-            f"{tasks[0].source}: none of the {len(tasks)} images exists; Label Studio's JSON export"
-            f" does not hold them: put the files into {root / 'images'} ({few(missing)})"
+            translate(
+                "none of the {count} images exists; Label Studio's JSON export does not hold them:"
+                " put the files into {folder} ({names})",
+                count=len(tasks),
+                folder=root / "images",
+                names=few(missing),
+            ),
+            where=tasks[0].source,
         )
     for image, count in Counter(images).items():
         if count > 1:  # as two samples, each would lack the objects of the other
             raise InputError(
-                f"{tasks[0].source}: {image.name} is the image of {count} tasks; keep one of them"
+                translate(
+                    "{image} is the image of {count} tasks; keep one of them",
+                    image=image.name,
+                    count=count,
+                ),
+                where=tasks[0].source,
             )
     return images
 
@@ -271,7 +297,12 @@ def _annotation(task: Task, class_of: Mapping[str, int | None], left_out: Counte
         try:
             size, shape, area = _shape(result)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
-            fault = f"result {number} of task {task.number} cannot be read: {error}"
+            fault = translate(
+                "result {number} of task {task} cannot be read: {reason}",
+                number=number,
+                task=task.number,
+                reason=error,
+            )
             return Annotation(task.source, task.number, fault=fault)
         for label in labels:
             if class_of[label] is not None:

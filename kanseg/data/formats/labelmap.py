@@ -10,6 +10,7 @@ from typing import Any
 from kanseg.data.io.colors import Color, voc_palette
 from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_text
 
 LABELMAP = "labelmap.txt"
@@ -45,16 +46,26 @@ def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
     background = _find_background(colors)
     if background is None:
         background = BACKGROUND
-        notes.append(f"{LABELMAP} has no background: black is added as background")
+        notes.append(
+            translate(
+                "{labelmap} has no background: black is added as background", labelmap=LABELMAP
+            )
+        )
     colors = {background: colors.get(background, BLACK)} | colors
     if len(colors) < 2:
-        raise InputError(f"{path}: no class except the background")
+        raise InputError(translate("no class except the background"), where=path)
     palette = list(colors.values())
     if ignored is None and VOID_COLOR not in palette:
         ignored = VOID_COLOR
     if ignored is not None:
         palette += [*voc_palette()[len(palette) : IGNORE_INDEX], ignored]
-    notes.append(f"classes and colors are read from {LABELMAP}: {', '.join(colors)}")
+    notes.append(
+        translate(
+            "classes and colors are read from {labelmap}: {names}",
+            labelmap=LABELMAP,
+            names=", ".join(colors),
+        )
+    )
     task = "multiclass"
     if len(colors) == 2:
         task = "binary"
@@ -87,11 +98,17 @@ def _read_colors(path: Path) -> dict[str, Color]:
     colors: dict[str, Color] = {}
     for name, color in entries:
         if name in colors:
-            raise InputError(f"{path}: {name!r} is listed twice")
+            raise InputError(translate("{name!r} is listed twice", name=name), where=path)
         for other, other_color in colors.items():
             if color == other_color:
                 raise InputError(
-                    f"{path}: {other!r} and {name!r} have the same color {list(color)}"
+                    translate(
+                        "{other!r} and {name!r} have the same color {color}",
+                        other=other,
+                        name=name,
+                        color=list(color),
+                    ),
+                    where=path,
                 )
         colors[name] = color
     return colors
@@ -106,8 +123,13 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[str, Color | None]:
         color = COLOR.fullmatch(match["color"])
     if color is None or max(map(int, color.groups())) > 255:
         raise InputError(
-            f"{path}: line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0"
-            f" to 255, got {line!r:.80}"
+            translate(
+                "line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0 to"
+                " 255, got {line!r:.80}",
+                number=number,
+                line=line,
+            ),
+            where=path,
         )
     red, green, blue = color.groups()
     return match["name"], (int(red), int(green), int(blue))
@@ -121,5 +143,8 @@ def _with_colors(
     if not without:
         return list(entries)
     if len(without) < len(entries):
-        raise InputError(f"{path}: {without[0]!r} has no color, but others have one; add its color")
+        raise InputError(
+            translate("{name!r} has no color, but others have one; add its color", name=without[0]),
+            where=path,
+        )
     return list(zip(without, voc_palette(len(entries)), strict=True))

@@ -37,6 +37,7 @@ from kanseg.data.label_spec import LabelSpec
 from kanseg.data.names import natural_key
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json, read_text
 
 DEPTH = 3  # folders below the root in which JSON files are searched
@@ -118,13 +119,13 @@ def read_labelme(
     notes: list[str] = []
     files = [_read_label_file(path) for path in _label_files(root)]
     if not files:
-        raise InputError(f"{root}: format labelme needs JSON files of labelme in it")
+        raise InputError(translate("format labelme needs JSON files of labelme in it"), where=root)
     finder = ImageFinder(root)
     images = _find_images(root, files, finder)
     given = read_label_settings(root, overrides or {})
     labels = _labels(root, files, notes)
     spec, class_of = object_label_spec(
-        root, labels, given, notes, form="labelme files", draw_background=True
+        root, labels, given, notes, form=translate("labelme files"), draw_background=True
     )
     _note_kinds(files, notes)
     _note_images_without_file(finder, images, notes)
@@ -157,7 +158,7 @@ def _read_label_file(path: Path) -> LabelFile:
     try:
         content = read_json(path)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-            raise InputError("not a file of labelme, there is no list 'shapes'")
+            raise InputError(translate("not a file of labelme, there is no list 'shapes'"))
         shapes, kinds = [], []
         for number, entry in enumerate(content["shapes"]):
             kind = _kind(number, entry)
@@ -165,7 +166,7 @@ def _read_label_file(path: Path) -> LabelFile:
             if kind not in WITHOUT_AREA:
                 shapes.append(_shape(number, entry, kind))
     except InputError as error:
-        return LabelFile(path, fault=str(error).removeprefix(f"{path}: "))
+        return LabelFile(path, fault=error.reason)
     size = checked_size(content.get("imageHeight"), content.get("imageWidth"))
     image, data = content.get("imagePath"), content.get("imageData")
     return LabelFile(path, str(image or ""), size, bool(data), tuple(shapes), tuple(kinds))
@@ -174,7 +175,7 @@ def _read_label_file(path: Path) -> LabelFile:
 def _kind(number: int, entry: object) -> str:
     """Return the type of a shape; before labelme 3 there were only polygons."""
     if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
-        raise InputError(f"shapes[{number}] has no label")
+        raise InputError(translate("shapes[{number}] has no label", number=number))
     return str(entry.get("shape_type") or "polygon")
 
 
@@ -191,9 +192,24 @@ def _shape(number: int, entry: Mapping[str, Any], kind: str) -> Shape:
         return Shape(label, OUTLINES[kind](points), group=group)
     except KeyError:
         known = ", ".join([*OUTLINES, "mask", *WITHOUT_AREA])
-        raise InputError(f"shapes[{number}] is a {kind!r:.40}, not one of {known}") from None
+        raise InputError(
+            translate(
+                "shapes[{number}] is a {kind!r:.40}, not one of {known}",
+                number=number,
+                kind=kind,
+                known=known,
+            )
+        ) from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"shapes[{number}] ({label}, {kind}) cannot be read: {error}") from None
+        raise InputError(
+            translate(
+                "shapes[{number}] ({label}, {kind}) cannot be read: {reason}",
+                number=number,
+                label=label,
+                kind=kind,
+                reason=error,
+            )
+        ) from None
 
 
 def _rectangle(points: np.ndarray) -> list[np.ndarray]:
@@ -279,15 +295,27 @@ def _find_images(root: Path, files: Sequence[LabelFile], finder: ImageFinder) ->
         first = only_inside[0]
         folder = root.as_posix().replace("'", "")
         raise InputError(
-            f"{first.path}: the image {first.image!r} does not exist as a file, only inside the"
-            f" JSON (imageData; {len(only_inside)} of {len(files)} files alike); copy the images"
-            f" beside the JSON files, or write them once: {WRITE_IMAGES.format(folder=folder)}"
+            translate(
+                "the image {image!r} does not exist as a file, only inside the JSON (imageData;"
+                " {count} of {total} files alike); copy the images beside the JSON files, or write"
+                " them once: {format}",
+                image=first.image,
+                count=len(only_inside),
+                total=len(files),
+                format=WRITE_IMAGES.format(folder=folder),
+            ),
+            where=first.path,
         )
     for image, count in Counter(images.values()).items():
         if count > 1:  # as two samples, each would lack the shapes of the other
             both = [str(path.relative_to(root)) for path, each in images.items() if each == image]
             raise InputError(
-                f"{root / both[0]}: {both[1]} is of the same image {image.name}; remove one of them"
+                translate(
+                    "{both} is of the same image {image}; remove one of them",
+                    both=both[1],
+                    image=image.name,
+                ),
+                where=root / both[0],
             )
     return images
 
@@ -300,7 +328,7 @@ def _labels(root: Path, files: Sequence[LabelFile], notes: list[str]) -> list[st
         if (root / name).is_file():
             lines = [line.strip() for line in read_text(root / name).splitlines()]
             listed = [line for line in dict.fromkeys(lines) if line and line != LABELME_IGNORE]
-            notes.append(f"the order of the classes is that of {name}")
+            notes.append(translate("the order of the classes is that of {name}", name=name))
             break
     listed = [BACKGROUND if name in LABELME_BACKGROUNDS else name for name in listed]
     return [*listed, *sorted(found - set(listed), key=natural_key)]
@@ -313,10 +341,15 @@ def _note_kinds(files: Sequence[LabelFile], notes: list[str]) -> None:
     points = sum(count[kind] for kind in WITHOUT_AREA)
     if lines:
         notes.append(
-            f"{lines} lines are drawn {LINE_WIDTH} pixels wide, as labelme's own export draws them"
+            translate(
+                "{lines} lines are drawn {line_width} pixels wide, as labelme's own export draws"
+                " them",
+                lines=lines,
+                line_width=LINE_WIDTH,
+            )
         )
     if points:
-        notes.append(f"left out: {points} points, which have no area")
+        notes.append(translate("left out: {points} points, which have no area", points=points))
 
 
 def _note_images_without_file(
@@ -325,7 +358,9 @@ def _note_images_without_file(
     """Say how many images have no JSON file: they are not annotated."""
     missing = len(set(finder.all()) - set(images.values()))
     if missing:
-        notes.append(f"left out: {missing} images without a JSON file of labelme")
+        notes.append(
+            translate("left out: {missing} images without a JSON file of labelme", missing=missing)
+        )
 
 
 def _annotation(

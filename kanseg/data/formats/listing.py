@@ -55,8 +55,12 @@ def list_images(
     if files and others:
         left_out = ", ".join(f"{count} {kind}" for kind, count in others.items())
         notes.append(
-            f"{folder}: left out files that are not images: {left_out} (supported:"
-            f" {supported_formats()})"
+            translate(
+                "{folder}: left out files that are not images: {left_out} (supported: {formats})",
+                folder=folder,
+                left_out=left_out,
+                formats=supported_formats(),
+            )
         )
     return files
 
@@ -70,7 +74,7 @@ def index_images(folder: Path) -> dict[str, Path]:
     problems: list[Issue] = []
     files = list_images(folder, folder, [], problems)
     for problem in problems:
-        raise InputError(f"{folder}: {problem.reason}")
+        raise InputError(problem.reason, where=folder)
     return files
 
 
@@ -104,22 +108,24 @@ def describe_folders(root: Path) -> str:
             found.append(f"{place.as_posix()}/ ({counts})")
         if any(f".{kind}" in IMAGE_SUFFIXES for kind in kinds):
             with_images.append((place.as_posix(), "png" in kinds and len(kinds) == 1))
-    shown = ", ".join(found[:LISTED_FOLDERS]) or "nothing"
+    shown = ", ".join(found[:LISTED_FOLDERS]) or translate("nothing")
     if len(found) > LISTED_FOLDERS:
-        shown += f", ... ({len(found)} folders in all)"
-    advice = (
-        "expected images/ and masks/, or train/, val/ and test/ with them; data/README.md describes"
-        " other layouts"
+        shown += translate(", ... ({count} folders in all)", count=len(found))
+    advice = translate(
+        "expected images/ and masks/, or train/, val/ and test/ with them; data/README.md"
+        " describes other layouts"
     )
     if len(with_images) >= 2:
         # masks are PNG more often than images are
         images, masks = sorted(with_images[:2], key=lambda each: each[1])
-        advice = (
-            "name the folders in dataset.yaml, such as"
-            f" {{images: {_quoted(images[0])}, masks: {_quoted(masks[0])}}} (and mask_suffix: _x if"
-            f" the mask of a.png is a_x.png); {advice}"
+        advice = translate(
+            "name the folders in dataset.yaml, such as {{images: {images}, masks: {masks}}}"
+            " (and mask_suffix: _x if the mask of a.png is a_x.png); {advice}",
+            images=_quoted(images[0]),
+            masks=_quoted(masks[0]),
+            advice=advice,
         )
-    return f"found: {shown}; {advice}"
+    return translate("found: {found}; {advice}", found=shown, advice=advice)
 
 
 def _quoted(name: str) -> str:

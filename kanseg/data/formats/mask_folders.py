@@ -14,6 +14,7 @@ from pathlib import Path
 from kanseg.data.formats.split_files import SPLIT_FOLDERS
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.splits import SPLITS
+from kanseg.utils.language import translate
 
 DEPTH = 3  # folders below the root
 IMAGES, MASKS = "images", "masks"
@@ -82,7 +83,14 @@ def find_pairs(root: Path, named: Mapping[str, str], notes: list[str]) -> list[P
     for pair in found:
         images, masks = (path.relative_to(root).as_posix() for path in (pair.images, pair.masks))
         split = f" ({pair.split})" if pair.split else ""
-        notes.append(f"images are in {images}/, masks in {masks}/{split}")
+        notes.append(
+            translate(
+                "images are in {images}/, masks in {masks}/{split}",
+                images=images,
+                masks=masks,
+                split=split,
+            )
+        )
     return found
 
 
@@ -109,11 +117,20 @@ def _split_folders(root: Path, notes: list[str]) -> dict[str, Path]:
         if folder is None or not (folder / IMAGES).is_dir():
             continue
         if split in found:
-            notes.append(f"{folder.name}/ is not used: {found[split].name}/ is the split {split}")
+            notes.append(
+                translate(
+                    "{folder}/ is not used: {other}/ is the split {split}",
+                    folder=folder.name,
+                    other=found[split].name,
+                    split=split,
+                )
+            )
             continue
         found[split] = folder
         if name != split:
-            notes.append(f"{folder.name}/ is the split {split}")
+            notes.append(
+                translate("{folder}/ is the split {split}", folder=folder.name, split=split)
+            )
     return found
 
 
@@ -151,7 +168,9 @@ def _pairs_by_name(root: Path, classify: Classify, notes: list[str]) -> list[Pai
         pairs = [pair for pair in pairs if pair.split]
     if pairs and without:
         names = ", ".join(f"{path.relative_to(root).as_posix()}/" for path in without)
-        notes.append(f"left out: {names} (no images and masks that belong together)")
+        notes.append(
+            translate("left out: {names} (no images and masks that belong together)", names=names)
+        )
     return sorted(pairs, key=lambda pair: [*SPLITS, pair.split].index(pair.split))
 
 

@@ -60,7 +60,12 @@ def read_nnunet(
     """
     root = Path(root)
     if not is_nnunet(root):
-        raise InputError(f"{root}: format nnunet needs {IMAGES}/ and {MASKS}/ in it")
+        raise InputError(
+            translate(
+                "format nnunet needs {images}/ and {masks}/ in it", images=IMAGES, masks=MASKS
+            ),
+            where=root,
+        )
     _refuse_volumes(root)
     notes: list[str] = []
     problems: list[Issue] = []
@@ -77,7 +82,13 @@ def read_nnunet(
         splits["train"] += splits["test"]
         test = _samples(root, TEST_IMAGES, TEST_MASKS, max_pixels, notes, problems)
         splits["test"] = [test[stem] for stem in sorted(test)]
-        notes.append(f"test is {TEST_IMAGES} and {TEST_MASKS}; the cases of the other test train")
+        notes.append(
+            translate(
+                "test is {test_images} and {test_masks}; the cases of the other test train",
+                test_images=TEST_IMAGES,
+                test_masks=TEST_MASKS,
+            )
+        )
     index = DatasetIndex(
         root,
         spec,
@@ -95,9 +106,13 @@ def _refuse_volumes(root: Path) -> None:
     for path in sorted((root / IMAGES).iterdir()):
         if path.name.lower().endswith(VOLUMES):
             raise InputError(
-                f"{path}: a volume; kanseg reads 2-D images: write its slices, and those of"
-                f" {MASKS}/, as PNG or TIFF of the same names into images/ and masks/ (nibabel's"
-                " load(f).get_fdata()[:, :, i], then kanseg.data.write_png for the masks)"
+                translate(
+                    "a volume; kanseg reads 2-D images: write its slices, and those of {masks}/,"
+                    " as PNG or TIFF of the same names into images/ and masks/ (nibabel's"
+                    " load(f).get_fdata()[:, :, i], then kanseg.data.write_png for the masks)",
+                    masks=MASKS,
+                ),
+                where=path,
             )
 
 
@@ -114,17 +129,27 @@ def _samples(
     for stem, path in list_images(root / images, root, notes, problems).items():
         match = CHANNEL.fullmatch(stem)
         if match is None:
-            raise InputError(f"{path}: expected a name such as CASE_0000{path.suffix}")
+            raise InputError(
+                translate("expected a name such as CASE_0000{suffix}", suffix=path.suffix),
+                where=path,
+            )
         files[nfc(match["case"])].append(path)
     several = {case: paths for case, paths in files.items() if len(paths) > 1}
     if several:
         case, paths = next(iter(several.items()))
         names = ", ".join(f"'{path.name}'" for path in paths)
         raise InputError(
-            f"{root / images}: case {case} has {len(paths)} image files, one a channel"
-            f" ({len(several)} cases alike), and kanseg reads one file an image; stack each case:"
-            f" tifffile.imwrite('{case}.tif', numpy.dstack([PIL.Image.open(f) for f in"
-            f" ({names})])), into images/, the masks into masks/, with data.channels {len(paths)}"
+            translate(
+                "case {case} has {count} image files, one a channel ({total} cases alike), and"
+                " kanseg reads one file an image; stack each case: tifffile.imwrite('{case}.tif',"
+                " numpy.dstack([PIL.Image.open(f) for f in ({names})])), into images/, the masks"
+                " into masks/, with data.channels {count}",
+                case=case,
+                count=len(paths),
+                total=len(several),
+                names=names,
+            ),
+            where=root / images,
         )
     found = list_images(root / masks, root, notes, problems)
     without = [case for case in found if case not in files]
@@ -149,7 +174,13 @@ def _label_settings(
     given = read_label_settings(root, overrides)
     if "classes" in given or not (root / DESCRIPTION).is_file():
         if "classes" not in given:
-            raise InputError(f"{root}: there is no {DESCRIPTION} with the labels; give classes")
+            raise InputError(
+                translate(
+                    "there is no {description} with the labels; give classes",
+                    description=DESCRIPTION,
+                ),
+                where=root,
+            )
         given.setdefault("task", "binary" if len(given["classes"]) == 2 else "multiclass")
         return given
     values = _read_labels(root / DESCRIPTION)
@@ -157,16 +188,27 @@ def _label_settings(
     classes = sorted(values, key=values.get)
     if [values[name] for name in classes] != list(range(len(classes))):
         raise InputError(
-            f"{root / DESCRIPTION}: labels must be 0 (background), 1, 2, ..., got {values}"
+            translate("labels must be 0 (background), 1, 2, ..., got {values}", values=values),
+            where=root / DESCRIPTION,
         )
-    notes.append(f"classes are read from {DESCRIPTION}: {', '.join(classes)}")
+    notes.append(
+        translate(
+            "classes are read from {description}: {names}",
+            description=DESCRIPTION,
+            names=", ".join(classes),
+        )
+    )
     task = "multiclass"
     if len(classes) == 2:
         task = "binary"
     known: dict[str, Any] = {"task": task, "classes": tuple(classes)}
     if ignored is not None:
         known["mask_values"] = {ignored: IGNORE_INDEX}
-        notes.append(f"the label ignore ({ignored}) is left out of loss and metrics")
+        notes.append(
+            translate(
+                "the label ignore ({ignored}) is left out of loss and metrics", ignored=ignored
+            )
+        )
     return known | given
 
 
@@ -175,18 +217,28 @@ def _read_labels(path: Path) -> dict[str, int]:
     content = read_json(path)
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict) or not labels:
-        raise InputError(f"{path}: has no labels, a map such as {{background: 0, tumor: 1}}")
+        raise InputError(
+            translate("has no labels, a map such as {background: 0, tumor: 1}"), where=path
+        )
     found: dict[str, int] = {}
     for key, value in labels.items():
         if isinstance(value, list):
             raise InputError(
-                f"{path}: label {key!r} is a region of the values {value}; kanseg reads one class"
-                " per value: give classes, or a mask per class in masks/CLASS/"
+                translate(
+                    "label {key!r} is a region of the values {value}; kanseg reads one class per"
+                    " value: give classes, or a mask per class in masks/CLASS/",
+                    key=key,
+                    value=value,
+                ),
+                where=path,
             )
         name, number = key, value
         if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", key):
             name, number = value, int(key)
         if not isinstance(number, int) or isinstance(number, bool):
-            raise InputError(f"{path}: label {key!r} has no number, got {value!r:.80}")
+            raise InputError(
+                translate("label {key!r} has no number, got {value!r:.80}", key=key, value=value),
+                where=path,
+            )
         found[name] = number
     return found

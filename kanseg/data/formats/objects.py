@@ -24,6 +24,7 @@ from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS
 from kanseg.data.splits.record import unit_of
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 MAX_NAME = 3000  # bytes of a path relative to the root; Linux allows 4096 for the whole path
@@ -56,10 +57,15 @@ def object_label_spec(
         InputError: settings that have no meaning for objects, or classes that are not in `names`.
     """
     if "mask_values" in given:
-        raise InputError(f"{root}: mask_values has no meaning for {form}; leave it out")
+        raise InputError(
+            translate("mask_values has no meaning for {form}; leave it out", form=form), where=root
+        )
     if given.get("ignore_index", IGNORE_INDEX) not in (None, IGNORE_INDEX):
         raise InputError(
-            f"{root}: ignore_index has no meaning for {form}; leave it out, or select classes"
+            translate(
+                "ignore_index has no meaning for {form}; leave it out, or select classes", form=form
+            ),
+            where=root,
         )
     multilabel = given.get("task") == "multilabel"
     # the class background is the pixels without objects
@@ -72,21 +78,34 @@ def object_label_spec(
         selected = classes[1:]
     for name in selected:
         if name not in names:
-            first = ", the background first"
+            first = translate(", the background first")
             if multilabel:
                 first = ""
             raise InputError(
-                f"{root}: class {name!r} is not in the annotations{nearest(name, names)} (known:"
-                f" {', '.join(names)}); give classes{first}"
+                translate(
+                    "class {name!r} is not in the annotations{hint} (known: {names}); give"
+                    " classes{first}",
+                    name=name,
+                    hint=nearest(name, names),
+                    names=", ".join(names),
+                    first=first,
+                ),
+                where=root,
             )
     task = given.get("task", "multiclass")
     if "task" not in given and len(classes) == 2:
         task = "binary"
     spec = LabelSpec(task, classes, palette=given.get("palette"))
-    note = f"{form} of {len(names)} classes: read as {task} ({shorten(classes)})"
+    note = translate(
+        "{form} of {count} classes: read as {task} ({classes})",
+        form=form,
+        count=len(names),
+        task=task,
+        classes=shorten(classes),
+    )
     left_out = [name for name in names if name not in selected]
     if left_out:
-        note += f"; left out: {shorten(left_out)}"
+        note += translate("; left out: {left_out}", left_out=shorten(left_out))
     notes.append(note)
     index_of = {name: classes.index(name) for name in selected}
     if draw_background and not multilabel:
@@ -176,8 +195,8 @@ def _refuse_if_nothing_is_readable(samples: Sequence[Sample]) -> None:
     if faulty and not any(mask.regions for mask in masks):
         others = ""
         if len(faulty) > 1:
-            others = f" (and {len(faulty) - 1} other files alike)"
-        raise InputError(f"{faulty[0].source}: {faulty[0].fault}{others}")
+            others = translate(" (and {count} other files alike)", count=len(faulty) - 1)
+        raise InputError(f"{faulty[0].fault}{others}", where=faulty[0].source)
 
 
 def check_polygons(shape: object) -> list[np.ndarray]:
@@ -219,13 +238,23 @@ def relative_path(path: Path, name: object) -> str:
     text = str(name)
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not text.isprintable():
-        raise InputError(f"{path}: file_name {text!r:.100} has characters that cannot be printed")
+        raise InputError(
+            translate("file_name {path!r:.100} has characters that cannot be printed", path=text),
+            where=path,
+        )
     if len(text.encode()) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
-        raise InputError(f"{path}: file_name {text!r:.100} is longer than a file system allows")
+        raise InputError(
+            translate("file_name {path!r:.100} is longer than a file system allows", path=text),
+            where=path,
+        )
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
-            f"{path}: file_name {text!r} must be a relative path inside the folder of the images;"
-            " .. and absolute paths are refused"
+            translate(
+                "file_name {path!r} must be a relative path inside the folder of the images; .."
+                " and absolute paths are refused",
+                path=text,
+            ),
+            where=path,
         )
     return "/".join(parts)
 
@@ -300,7 +329,12 @@ class ImageFinder:
         if len(equal) > 1:
             names = few(path.relative_to(self.root).as_posix() for path in equal)
             raise InputError(
-                f"{near}: the image {best.name} may be {names}; rename or remove all but one"
+                translate(
+                    "the image {name} may be {names}; rename or remove all but one",
+                    name=best.name,
+                    names=names,
+                ),
+                where=near,
             )
         return best
 

@@ -67,8 +67,7 @@ def read_split_files(
         try:
             lines = read_text(path).splitlines()
         except InputError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            problems[path.stem] = (Issue("split_encoding", file, reason),)
+            problems[path.stem] = (Issue("split_encoding", file, error.reason),)
             continue
         listed = [nfc(line.strip()) for line in lines if line.strip()]
         stems[path.stem] = [stem for stem in dict.fromkeys(listed) if stem in images]
@@ -128,8 +127,14 @@ def read_groups(root: Path) -> dict[str, str] | None:
         name, group = nfc(row[0].strip()), row[1].strip()
         if found.setdefault(name, group) != group:
             raise InputError(
-                f"{table}: {name!r} is in two groups, {found[name]!r} and {group!r}; keep one line"
+                translate(
+                    "{name!r} is in two groups, {found!r} and {group!r}; keep one line",
+                    name=name,
+                    found=found[name],
+                    group=group,
+                ),
+                where=table,
             )
     if not found:
-        raise InputError(f"{table}: has no line NAME,GROUP, separated by a comma")
+        raise InputError(translate("has no line NAME,GROUP, separated by a comma"), where=table)
     return found

@@ -18,6 +18,7 @@ from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 T = TypeVar("T")
 UNSPLIT = "default"  # the only list in an export of CVAT without splits
@@ -64,11 +65,19 @@ def read_voc(
     """
     root = Path(root)
     if not (root / MASKS).is_dir():
-        raise InputError(f"{root}: format voc needs {IMAGES}/ and {MASKS}/ in it")
+        raise InputError(
+            translate("format voc needs {images}/ and {masks}/ in it", images=IMAGES, masks=MASKS),
+            where=root,
+        )
     if not (root / IMAGES).is_dir():
         raise InputError(
-            f"{root}: format voc needs {IMAGES}/, and there is only {MASKS}/; in CVAT, tick `Save"
-            f" images` for the export, or copy the images into {IMAGES}/"
+            translate(
+                "format voc needs {images}/, and there is only {masks}/; in CVAT, tick `Save"
+                " images` for the export, or copy the images into {images}/",
+                images=IMAGES,
+                masks=MASKS,
+            ),
+            where=root,
         )
     notes: list[str] = []
     problems: list[Issue] = []
@@ -124,7 +133,11 @@ def _without_frames_of_no_mask(
     missing = sum(len(some) for some in stems.values()) - sum(map(len, kept.values()))
     if missing:
         notes.append(
-            f"left out: {missing} frames without a mask, as CVAT lists frames without annotation"
+            translate(
+                "left out: {missing} frames without a mask, as CVAT lists frames without"
+                " annotation",
+                missing=missing,
+            )
         )
     return kept
 
@@ -138,7 +151,7 @@ def _label_settings(
         known = read_labelmap(root, notes)
         if known is not None:
             return known | given
-        notes.append("classes, colors and ignore_index 255 are those of PASCAL VOC")
+        notes.append(translate("classes, colors and ignore_index 255 are those of PASCAL VOC"))
     default = {
         "task": "multiclass",
         "classes": CLASSES,

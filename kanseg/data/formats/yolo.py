@@ -28,6 +28,7 @@ from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.names import few
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_text, read_yaml
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # looked for first
@@ -81,15 +82,19 @@ def read_yolo(
         content = read_yaml(path)
         if "kpt_shape" in content:
             raise InputError(
-                f"{path}: kpt_shape: these are keypoints, not polygons; export polygons (YOLO"
-                " segmentation)"
+                translate(
+                    "kpt_shape: these are keypoints, not polygons; export polygons (YOLO"
+                    " segmentation)"
+                ),
+                where=path,
             )
         images = _images_of_yaml(root, path, content, notes)
     else:
         images = _images_by_folder(root)
     if not any(images.values()):
         raise InputError(
-            f"{root}: format yolo needs data.yaml with names and train, or images/ and labels/"
+            translate("format yolo needs data.yaml with names and train, or images/ and labels/"),
+            where=root,
         )
     names = _class_names(root, path, content, notes)
     given = read_label_settings(root, overrides or {})
@@ -97,7 +102,7 @@ def read_yolo(
     _refuse_without_labels(root, labels, notes)
     if names is None:
         names = _numbered_classes(labels.values(), notes)
-    spec, class_of = object_label_spec(root, names, given, notes, form="YOLO polygons")
+    spec, class_of = object_label_spec(root, names, given, notes, form=translate("YOLO polygons"))
     if BACKGROUND in class_of and spec.task != "multilabel":
         class_of[BACKGROUND] = 0
     index_of = [class_of[name] for name in names]
@@ -143,11 +148,24 @@ def _images_of_yaml(
             if where is not None:
                 found += _images_of_place(root, where)
             elif split == "test":  # Roboflow names it always
-                notes.append(f"left out: {key}: {place} of {path.name}, which does not exist")
+                notes.append(
+                    translate(
+                        "left out: {key}: {place} of {file}, which does not exist",
+                        key=key,
+                        place=place,
+                        file=path.name,
+                    )
+                )
             else:
                 raise InputError(
-                    f"{path}: {key}: {str(place)!r:.200} does not exist below {root}; correct it,"
-                    " or remove it"
+                    translate(
+                        "{key}: {place!r:.200} does not exist below {root}; correct it, or remove"
+                        " it",
+                        key=key,
+                        place=str(place),
+                        root=root,
+                    ),
+                    where=path,
                 )
         if found:
             images[split] = list(dict.fromkeys(found))
@@ -176,7 +194,9 @@ def _images_of_place(root: Path, place: Path) -> list[Path]:
             continue
         image = _longest_end(root, _parts(line.strip()))
         if image is None:
-            raise InputError(f"{place}: the image {line.strip()!r:.200} does not exist")
+            raise InputError(
+                translate("the image {name!r:.200} does not exist", name=line.strip()), where=place
+            )
         images.append(image)
     return images
 
@@ -232,14 +252,21 @@ def _refuse_without_labels(root: Path, labels: Mapping[Path, Path], notes: list[
     missing = [image for image, label in labels.items() if not label.is_file()]
     if len(missing) == len(labels):
         raise InputError(
-            f"{missing[0]}: no image has a label file; for this one it would be"
-            f" {labels[missing[0]].relative_to(root).as_posix()}"
+            translate(
+                "no image has a label file; for this one it would be {file}",
+                file=labels[missing[0]].relative_to(root).as_posix(),
+            ),
+            where=missing[0],
         )
     if missing:
         names = few(image.name for image in missing)
         notes.append(
-            f"{len(missing)} images have no label file and are read as images without objects, as"
-            f" Ultralytics reads them: {names}"
+            translate(
+                "{count} images have no label file and are read as images without objects, as"
+                " Ultralytics reads them: {names}",
+                count=len(missing),
+                names=names,
+            )
         )
 
 
@@ -253,15 +280,23 @@ def _class_names(
         table = root / CLASSES
         if not table.is_file():
             return None
-        notes.append(f"classes are read from {CLASSES}")
+        notes.append(translate("classes are read from {classes}", classes=CLASSES))
         return [line.strip() for line in read_text(table).splitlines() if line.strip()]
     names = content["names"]
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise InputError(f"{path}: names must be numbered 0, 1, 2, ..., got {list(names)}")
+            raise InputError(
+                translate("names must be numbered 0, 1, 2, ..., got {found}", found=list(names)),
+                where=path,
+            )
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise InputError(f"{path}: names must be a list of names, or a map 0: NAME, got {names!r}")
+        raise InputError(
+            translate(
+                "names must be a list of names, or a map 0: NAME, got {names!r}", names=names
+            ),
+            where=path,
+        )
     return [str(name) for name in names]
 
 
@@ -272,7 +307,11 @@ def _numbered_classes(labels: Sequence[Path], notes: list[str]) -> list[str]:
         if path.is_file():
             firsts = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
             largest = max([largest, *(int(first) for first in firsts if CLASS.fullmatch(first))])
-    notes.append(f"neither data.yaml nor {CLASSES} names the classes: they are numbered")
+    notes.append(
+        translate(
+            "neither data.yaml nor {classes} names the classes: they are numbered", classes=CLASSES
+        )
+    )
     return [f"class_{index}" for index in range(largest + 1)]
 
 
@@ -289,7 +328,7 @@ def _annotation(path: Path, index_of: Sequence[int | None]) -> Annotation:
                     area = polygon_area([polygon])
                     regions.append(Region(index_of[label], [polygon], area))
     except InputError as error:
-        return Annotation(path, 0, fault=str(error).removeprefix(f"{path}: "))
+        return Annotation(path, 0, fault=error.reason)
     return Annotation(path, 0, regions=tuple(regions), normalized=True)
 
 
@@ -298,22 +337,49 @@ def _parse_line(number: int, line: str, classes: int) -> tuple[int, np.ndarray]:
     words = line.split()
     if len(words) in BOX:
         raise InputError(
-            f"line {number} is a box ({len(words)} numbers); boxes are not enough to train"
-            " segmentation: export polygons (YOLO segmentation), CLASS x1 y1 x2 y2 x3 y3 ..."
+            translate(
+                "line {number} is a box ({count} numbers); boxes are not enough to train"
+                " segmentation: export polygons (YOLO segmentation), CLASS x1 y1 x2 y2 x3 y3 ...",
+                number=number,
+                count=len(words),
+            )
         )
     if len(words) < FEWEST or len(words) % 2 == 0 or not CLASS.fullmatch(words[0]):
-        raise InputError(f"line {number}: expected CLASS x1 y1 x2 y2 x3 y3 ..., got {line!r:.80}")
+        raise InputError(
+            translate(
+                "line {number}: expected CLASS x1 y1 x2 y2 x3 y3 ..., got {line!r:.80}",
+                number=number,
+                line=line,
+            )
+        )
     label = int(words[0])
     if label >= classes:
-        raise InputError(f"line {number}: class {label}, but there are {classes} names")
+        raise InputError(
+            translate(
+                "line {number}: class {label}, but there are {classes} names",
+                number=number,
+                label=label,
+                classes=classes,
+            )
+        )
     try:
         values = np.array(words[1:], dtype=np.float64)
     except ValueError:
-        raise InputError(f"line {number} holds words that are not numbers: {line!r:.80}") from None
+        raise InputError(
+            translate(
+                "line {number} holds words that are not numbers: {line!r:.80}",
+                number=number,
+                line=line,
+            )
+        ) from None
     inside = (values >= -TOLERANCE) & (values <= 1 + TOLERANCE)
     if not inside.all():  # NaN fails too
         raise InputError(
-            f"line {number}: coordinates must be shares of width and height, from 0 to 1, got"
-            f" {values[~inside][0]:g}"
+            translate(
+                "line {number}: coordinates must be shares of width and height, from 0 to 1, got"
+                " {values}",
+                number=number,
+                values=f"{values[~inside][0]:g}",
+            )
         )
     return label, values.reshape(-1, 2)

@@ -16,10 +16,11 @@ import cv2
 
 from kanseg.utils.errors import InputError
 from kanseg.utils.installation import install
+from kanseg.utils.language import translate
 from kanseg.utils.text import one_line
 
 _MAX_MESSAGE = 200  # characters of a library's message that are shown
-_KINDS = (
+NOT_REGULAR = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -58,7 +59,9 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
         raise
     except MemoryError:
         raise InputError(
-            f"{path}: needs more memory than available; it may be damaged, or too large"
+            translate("needs more memory than available; it may be damaged, or too large"),
+            where=path,
+            code="too_large",
         ) from None
     except Exception as error:
         text = one_line(error, _MAX_MESSAGE)
@@ -66,14 +69,25 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
             "imagecodecs" in text
         ):  # tifffile: <COMPRESSION.LZW: 5> requires the 'imagecodecs' package
             raise InputError(
-                f"{path}: the TIFF file is compressed in a way that needs the package imagecodecs"
-                f" ({text}): {install('tiff')}"
+                translate(
+                    "the TIFF file is compressed in a way that needs the package imagecodecs"
+                    " ({reason}): {command}",
+                    reason=text,
+                    command=install("tiff"),
+                ),
+                where=path,
             ) from None
         if not isinstance(error, OSError):  # those of the file system are clear without the type
             text = f"{type(error).__name__}: {text}"
         raise InputError(
-            f"{path}: the file is damaged or truncated{where}, or of a kind that is not supported"
-            f" ({text})"
+            translate(
+                "the file is damaged or truncated{place}, or of a kind that is not supported"
+                " ({reason})",
+                place=where,
+                reason=text,
+            ),
+            where=path,
+            code="truncated",
         ) from None
 
 
@@ -84,11 +98,17 @@ def require_regular_file(path: Path | str) -> None:
     try:
         status = Path(path).stat()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(translate("no such file"), where=path, code="missing") from None
     except (OSError, ValueError) as error:  # a loop of links, a name that no file can have
-        raise InputError(f"{path}: no such file ({error})") from None
-    for is_kind, kind in _KINDS:
+        raise InputError(
+            translate("no such file ({reason})", reason=error), where=path, code="missing"
+        ) from None
+    for is_kind, kind in NOT_REGULAR:
         if is_kind(status.st_mode):
-            raise InputError(f"{path}: is {kind}, not a regular file; move it away")
+            raise InputError(
+                translate("is {kind}, not a regular file; move it away", kind=translate(kind)),
+                where=path,
+                code="unreadable",
+            )
     if status.st_size == 0:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(translate("the file is empty"), where=path, code="empty_file")

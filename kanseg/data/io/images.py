@@ -40,6 +40,7 @@ from kanseg.data.io.tiff import (
 )
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write
+from kanseg.utils.language import translate
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # Larger images are refused as decompression bombs unless the caller raises the limit.
@@ -161,10 +162,16 @@ def to_channels(
         return gray.astype(image.dtype)[:, :, None]
     none_alpha = ""
     if present in (2, 4):
-        none_alpha = ", none of them alpha,"
+        none_alpha = translate(", none of them alpha,")
     raise InputError(
-        f"{name}: has {present} channels{none_alpha} and the model takes {channels}; convert the"
-        f" image, or train with data.channels: {present}"
+        translate(
+            "has {present} channels{none} and the model takes {channels}; convert the image, or"
+            " train with data.channels: {present}",
+            present=present,
+            none=none_alpha,
+            channels=channels,
+        ),
+        where=name,
     )
 
 
@@ -230,7 +237,11 @@ def _open_with_pil(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         image = _open_unlimited(path)
     except UnidentifiedImageError:
         supported = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-        raise InputError(f"{path}: not an image in a supported format ({supported})") from None
+        raise InputError(
+            translate("not an image in a supported format ({supported})", supported=supported),
+            where=path,
+            code="unreadable",
+        ) from None
     with image:
         width, height = image.size
         check_size(path, height, width, max_pixels)
@@ -258,8 +269,15 @@ def _refuse_too_few_bytes(path: Path) -> None:
     size = path.stat().st_size
     if not can_hold_pixels(size, width, height, depth, color_type):
         raise InputError(
-            f"{path}: the file is damaged or truncated ({size} bytes cannot hold {height}x{width}"
-            " pixels, height x width)"
+            translate(
+                "the file is damaged or truncated ({size} bytes cannot hold {height}x{width}"
+                " pixels, height x width)",
+                size=size,
+                height=height,
+                width=width,
+            ),
+            where=path,
+            code="truncated",
         )
 
 
@@ -311,7 +329,7 @@ def _decode_16_bit_png(path: Path) -> np.ndarray:
     """Decode a PNG file of 16 bits to (H, W, C) with OpenCV; PIL would narrow RGB to 8 bits."""
     array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise InputError(f"{path}: OpenCV cannot decode this image; save it as PNG")
+        raise InputError(translate("OpenCV cannot decode this image; save it as PNG"), where=path)
     if array.ndim == 2:
         return array[:, :, None]
     if array.shape[2] == 3:
@@ -326,8 +344,12 @@ def _convert_tiff_to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     bits = image.tag_v2.get(258, (8,))
     if image.tag_v2.get(274, 1) != 1 or set(np.atleast_1d(bits).tolist()) != {8}:
         raise InputError(
-            f"{path}: a TIFF file of {image.mode} colors must be upright and have 8 bits per"
-            " channel; save it as RGB"
+            translate(
+                "a TIFF file of {mode} colors must be upright and have 8 bits per channel; save it"
+                " as RGB",
+                mode=image.mode,
+            ),
+            where=path,
         )
     return np.asarray(image.convert("RGB"))
 
@@ -336,8 +358,11 @@ def _gray_of_32_bits(array: np.ndarray, path: Path) -> np.ndarray:
     """Convert 32-bit integers that fit into 16 bits: older programs store 16-bit gray so."""
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
         raise InputError(
-            f"{path}: images of {array.dtype} values are not supported; save it with 8 or 16 bits"
-            " per channel"
+            translate(
+                "images of {kind} values are not supported; save it with 8 or 16 bits per channel",
+                kind=array.dtype,
+            ),
+            where=path,
         )
     return array.astype(np.uint16)[:, :, None]
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from kanseg.data.io.colors import pack_rgb
 from kanseg.data.io.decoded import DecodedImage, DecodedMask
 from kanseg.data.io.images import MAX_PIXELS, decode_image, decode_mask, image_mode
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import text_from_json, text_to_json, translate
 
 MAX_VALUES = 1024  # different values of a mask to keep; a mask has at most 255 classes
 LARGE = 2**25  # pixels; larger images are decoded one at a time, for any number of threads
@@ -31,7 +33,7 @@ class ImageFacts:
     """Facts about an image file.
 
     Args:
-        fault: [code, reason] of a file that cannot be used; the other facts are then empty.
+        fault: `fault_of` a file that cannot be used; the other facts are then empty.
         kind: "RGB", "gray", "16-bit gray", ...
         size: [H, W], upright.
         channels: as read, alpha included.
@@ -44,7 +46,7 @@ class ImageFacts:
             alpha channel.
     """
 
-    fault: list[str] | None = None
+    fault: list[Any] | None = None
     kind: str = ""
     size: list[int] = field(default_factory=list)
     channels: int = 0
@@ -66,7 +68,7 @@ class MaskFacts:
     """Facts about a mask file.
 
     Args:
-        fault: [code, reason] of a file that cannot be used; the other facts are then empty.
+        fault: `fault_of` a file that cannot be used; the other facts are then empty.
         lossy: the name of a lossy format ("JPEG", "WEBP"), else "".
         size: [H, W].
         color: True if the values are packed RGB colors (`pack_rgb`) instead of indices.
@@ -78,7 +80,7 @@ class MaskFacts:
         white_at_0: True if the file defines 0 as white and another of its values as black.
     """
 
-    fault: list[str] | None = None
+    fault: list[Any] | None = None
     lossy: str = ""
     size: list[int] = field(default_factory=list)
     color: bool = False
@@ -97,7 +99,7 @@ def probe_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFacts:
             kind, _ = image_mode(path, max_pixels=max_pixels)
             return _image_facts(kind, decode_image(path, max_pixels=max_pixels))
     except InputError as error:
-        return ImageFacts(fault=_fault(path, error))
+        return ImageFacts(fault=fault_of(error))
 
 
 def probe_mask(path: Path, max_pixels: int = MAX_PIXELS) -> MaskFacts:
@@ -106,7 +108,7 @@ def probe_mask(path: Path, max_pixels: int = MAX_PIXELS) -> MaskFacts:
         with _one_large_at_a_time(path):
             return _mask_facts(path, decode_mask(path, max_pixels=max_pixels))
     except InputError as error:
-        return MaskFacts(fault=_fault(path, error))
+        return MaskFacts(fault=fault_of(error))
 
 
 def probe_masks(paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> list[MaskFacts]:
@@ -176,13 +178,15 @@ def _mask_facts(path: Path, mask: DecodedMask) -> MaskFacts:
     color = array.ndim == 3
     if color:
         supported = array.dtype == np.uint8 and array.shape[2] == 3
-        kind = f"{array.dtype} values with {array.shape[2]} channels"
+        kind = translate(
+            "{kind} values with {channels} channels", kind=array.dtype, channels=array.shape[2]
+        )
     else:
         supported = array.dtype.kind in "ui"
-        kind = f"{array.dtype} values"
+        kind = translate("{kind} values", kind=array.dtype)
     if not supported:
-        reason = f"a mask of {kind}; save class indices as 8-bit gray PNG"
-        return MaskFacts(fault=["unsupported", reason])
+        reason = translate("a mask of {kind}; save class indices as 8-bit gray PNG", kind=kind)
+        return MaskFacts(fault=fault_of(InputError(reason, where=path)))
     flat = array
     if color:
         flat = pack_rgb(array)
@@ -229,23 +233,11 @@ def _lossy_format(path: Path) -> str:
     return ""
 
 
-# Words in the messages of the readers -> code of the issue.
-_CODES = {
-    "no such file": "missing",
-    "the file is empty": "empty_file",
-    "not an image": "unreadable",
-    "not a regular file": "unreadable",
-    "damaged or truncated": "truncated",
-    "more than the limit": "too_large",
-    "NaN": "nan",
-    "more memory than available": "too_large",
-}
+def fault_of(error: InputError) -> list[Any]:
+    """Return [code, reason, place] of an error for the cache: the reason in no language."""
+    return [error.code or "unsupported", text_to_json(error.reason), str(error.where)]
 
 
-def _fault(path: Path, error: InputError) -> list[str]:
-    """Return [code, reason] for a file that could not be read."""
-    reason = str(error).removeprefix(f"{path}: ")
-    for words, code in _CODES.items():
-        if words in reason:
-            return [code, reason]
-    return ["unsupported", reason]
+def fault_reason(fault: Sequence[Any]) -> str:
+    """Return the reason of `fault_of` in the language of the user."""
+    return text_from_json(fault[1])

@@ -11,6 +11,7 @@ import numpy as np
 
 from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,19 @@ class Annotation:
         a fault.
         """
         if self.fault is not None:
-            raise InputError(f"{self.source}: {self.fault}")
+            raise InputError(self.fault, where=self.source)
         if self.size not in (None, size):
             raise InputError(
-                f"{image}: the image is {size[0]}x{size[1]} pixels (height x width), but"
-                f" {self.size[0]}x{self.size[1]} in {self.source.name}"
+                translate(
+                    "the image is {height}x{width} pixels (height x width), but"
+                    " {other_height}x{other_width} in {file}",
+                    height=size[0],
+                    width=size[1],
+                    other_height=self.size[0],
+                    other_width=self.size[1],
+                    file=self.source.name,
+                ),
+                where=image,
             )
         return size
 
@@ -112,7 +121,12 @@ class Annotation:
             return fill_polygons(polygons, size)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise InputError(
-                f"{self.source}: an object of image {self.number} cannot be drawn: {error}"
+                translate(
+                    "an object of image {number} cannot be drawn: {reason}",
+                    number=self.number,
+                    reason=error,
+                ),
+                where=self.source,
             ) from None
 
 

@@ -23,6 +23,7 @@ from kanseg.data.io.tiff import (
     several_pages,
 )
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 UNCOMPRESSED_ROWS = 64  # that are read at once from a file without compression
 
@@ -58,7 +59,9 @@ class TiffImage:
         else:
             self._block = (min(page.rowsperstrip, self.shape[0]), self.shape[1])
         if min(self._block) < 1:
-            raise InputError(f"{self.name}: damaged, its tiles or strips have no pixels")
+            raise InputError(
+                translate("damaged, its tiles or strips have no pixels"), where=self.name
+            )
         self._columns = -(-self.shape[1] // self._block[1])
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._cache_size, self._lock = 0, Lock()
@@ -101,7 +104,7 @@ class TiffImage:
         if (i, j) in self._cache:
             self._cache.move_to_end((i, j))
             return self._cache[i, j]
-        with decoder_errors(self.name, f" at row {i * self._block[0]}"):
+        with decoder_errors(self.name, translate(" at row {row}", row=i * self._block[0])):
             if self._uncompressed:
                 block = self._uncompressed_rows(i)
             else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 SPLITS = ("train", "val", "test")
@@ -58,8 +59,12 @@ def seeded_split(
     shares = {unit: share_of(unit, seed) for unit in set(unit_of.values())}
     if len(shares) < 3:
         raise InputError(
-            f"{root}: a split into train, val and test needs at least 3 images (or groups), found"
-            f" {len(shares)}"
+            translate(
+                "a split into train, val and test needs at least 3 images (or groups), found"
+                " {count}",
+                count=len(shares),
+            ),
+            where=root,
         )
     order = sorted(shares, key=lambda unit: (shares[unit], unit))
     by_hash = [sum(share < border for share in shares.values()) for border in BORDERS]
@@ -72,15 +77,21 @@ def seeded_split(
     result: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for name in names:
         result[split_of[unit_of[name]]].append(name)
-    hashed = "the name"
+    hashed = translate("the name")
     if groups is not None:
-        hashed = f"the group ({len(shares)} groups of groups.csv)"
+        hashed = translate("the group ({count} groups of groups.csv)", count=len(shares))
     filled = ""
     if [first, second] != by_hash:
-        filled = " (a split would be empty, so the nearest hashes fill it)"
+        filled = translate(" (a split would be empty, so the nearest hashes fill it)")
     sizes = ", ".join(f"{len(members)} {split}" for split, members in result.items())
     notes.append(
-        f"no split files: split by seed {seed}, by a hash of {hashed}, into {sizes}{filled}"
+        translate(
+            "no split files: split by seed {seed}, by a hash of {hashed}, into {sizes}{filled}",
+            seed=seed,
+            hashed=hashed,
+            sizes=sizes,
+            filled=filled,
+        )
     )
     return result
 
@@ -98,8 +109,13 @@ def group_each(
     missing = [name for name in names if name not in groups]
     if missing:
         raise InputError(
-            f"{root / 'groups.csv'}: {len(missing)} images have no group (the first:"
-            f" {missing[0]!r}{nearest(missing[0], groups)})"
+            translate(
+                "{count} images have no group (the first: {name!r}{hint})",
+                count=len(missing),
+                name=missing[0],
+                hint=nearest(missing[0], groups),
+            ),
+            where=root / "groups.csv",
         )
     return {name: groups[name] for name in names}
 
@@ -146,24 +162,33 @@ def check_folds(
         InputError: a number out of range, or splits that cannot be pooled.
     """
     if folds < 0 or folds == 1:
-        raise InputError(f"data.folds must be 0 (none) or at least 2, got {folds}")
+        raise InputError(
+            translate("data.folds must be 0 (none) or at least 2, got {folds}", folds=folds)
+        )
     if not 0 <= fold < max(folds, 1):
-        allowed = "0 without data.folds"
+        allowed = translate("0 without data.folds")
         if folds:
-            allowed = f"from 0 to {folds - 1}"
-        raise InputError(f"data.fold must be {allowed}, got {fold}")
+            allowed = translate("from 0 to {last}", last=folds - 1)
+        raise InputError(
+            translate("data.fold must be {allowed}, got {fold}", allowed=allowed, fold=fold)
+        )
     if not folds:
         return
     if not train or not val:
         raise InputError(
-            "data.folds pools the splits of data.train and data.val: each needs a name, such as"
-            " [train] and [val]"
+            translate(
+                "data.folds pools the splits of data.train and data.val: each needs a name, such as"
+                " [train] and [val]"
+            )
         )
     twice = set(train) & set(val) | {*train, *val} & set(test)
     if twice:
         raise InputError(
-            f"data.folds pools train and val, but split {min(twice)!r} is used twice; name it in"
-            " only one of data.train, data.val, data.test"
+            translate(
+                "data.folds pools train and val, but split {split!r} is used twice; name it in only"
+                " one of data.train, data.val, data.test",
+                split=min(twice),
+            )
         )
 
 
@@ -182,7 +207,13 @@ def crossing_groups(groups: Mapping[str, str], names: Mapping[str, Iterable[str]
         both = sorted(found[one] & found[other])
         if both:
             lines.append(
-                f"warning: {len(both)} groups of groups.csv are in {one} and in {other} (the"
-                f" first: {both[0]}); scores on {other} may be too good"
+                translate(
+                    "warning: {count} groups of groups.csv are in {one} and in {other} (the first:"
+                    " {name}); scores on {other} may be too good",
+                    count=len(both),
+                    one=one,
+                    other=other,
+                    name=both[0],
+                )
             )
     return lines

@@ -5,12 +5,16 @@ Files that fail are reported and skipped.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,24 +26,22 @@ from kanseg.data.io.images import MAX_PIXELS, decode_image
 from kanseg.data.overlay import viewable
 from kanseg.data.preprocess import resize_image
 from kanseg.inference.classifier import Classifier
-from kanseg.inference.files.class_journal import (
-    Row,
-    add_rows,
-    begin_journal,
-    end_journal,
-    header_of,
-    journal_path,
-    journals_in,
-    read_journal,
-)
 from kanseg.inference.files.class_table import probability_cells, probability_columns
 from kanseg.inference.files.inputs import Job, name_jobs
 from kanseg.inference.files.outputs import class_folders
-from kanseg.inference.files.record import Record
+from kanseg.inference.files.record import (
+    FileResult,
+    Record,
+    journal_path,
+    journals_in,
+    part_name,
+    read_journal,
+)
 from kanseg.inference.files.results import FILE_ERRORS, error_line
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
 from kanseg.utils.iteration import prefetch, progress_bar
+from kanseg.utils.language import translate
 from kanseg.utils.tables import csv_table
 from kanseg.utils.text import printable
 
@@ -82,7 +84,7 @@ def classify_files(
     The columns are file, class, probability, and CLASS/probability of all classes; of more than 20
     classes, class_1, probability_1, ... of the five most likely. The table is written atomically
     when all parts are done, by the part that ends last. Files that fail are reported and have no
-    row.
+    row. `output/prediction.jsonl` gets a line for each file as soon as it is done.
 
     Args:
         classifier: loaded from checkpoints.
@@ -104,38 +106,43 @@ def classify_files(
     jobs = name_jobs(files)
     number, count = part
     if not 1 <= number <= count:
-        raise InputError(f"part {number}/{count}: the first number must be from 1 to {count}")
+        raise InputError(
+            translate(
+                "part {number}/{count}: the first number must be from 1 to {count}",
+                number=number,
+                count=count,
+            )
+        )
     _refuse_thumbnails(jobs, output / THUMBNAILS)
     output.mkdir(parents=True, exist_ok=True)
     provenance = classifier.provenance()
-    record = Record(output, provenance)
+    made_by = hashlib.sha256(json.dumps([provenance, thumbnails]).encode()).hexdigest()[:16]
+    record = Record(output, provenance, part=part_name(part))
     record.begin(keep=skip_existing, log=log)
 
-    paths = [str(job.path) for job in jobs]
-    header = header_of(provenance, paths, thumbnails=thumbnails)
-    kept = _clear_journals(output, header, part, keep=skip_existing)
+    (output / PREDICTIONS).unlink(missing_ok=True)
+    if not skip_existing:
+        _clear_journals(output, made_by, part)
+    kept = {file for file, result in _results(output, made_by).items() if "error" not in result}
     mine = jobs[number - 1 :: count]
     known = [job for job in mine if str(job.path) in kept]
     todo = [job for job in mine if str(job.path) not in kept]
-    journal = journal_path(output, part)
-    begin_journal(journal, header, [kept[str(job.path)] for job in known])
     names = thumbnail_names(jobs) if thumbnails else {}
-    recorder = _Recorder(classifier, output, journal, names, log)
+    recorder = _Recorder(classifier, record, made_by, names, log)
     recorder.summary.skipped += [job.path for job in known]
     bar = progress_bar(total=len(todo), unit="image", show=progress, leave=True)
-    with bar, ThreadPoolExecutor(READERS) as pool:
+    with closing(record), bar, ThreadPoolExecutor(READERS) as pool:
         chunks = _read_in_chunks(classifier, todo, pool, max_pixels, thumbnails=thumbnails)
         for chunk in prefetch(chunks):
             recorder.add(_predict(classifier, chunk), pool)
             bar.update(len(chunk))
-    end_journal(journal)
     if recorder.other_sizes:
         log(
             f"warning: {recorder.other_sizes} images have another size than those of the training,"
             " and the network was not trained to resize them: their classes may be wrong; train"
             " with data.resize"
         )
-    _write_table(output, header, paths, classifier.classes, count)
+    _write_table(output, [str(job.path) for job in jobs], classifier.classes, made_by)
     if not skip_existing and not recorder.summary.failed and count == 1:
         record.replace()
     return recorder.summary
@@ -150,6 +157,7 @@ class _ReadImage:
     thumbnail: np.ndarray | None = None
     other_size: bool = False
     probabilities: Tensor | None = None
+    size: tuple[int, int] | None = None
     error: Exception | None = None
 
 
@@ -158,8 +166,8 @@ class _Recorder:
 
     Args:
         classifier: gives the classes.
-        output: folder.
-        journal: path of the journal.
+        record: of the output folder.
+        made_by: digest of the networks and options.
         names: of the thumbnails; empty for none.
         log: called with a line for each failure.
     """
@@ -167,12 +175,12 @@ class _Recorder:
     def __init__(
         self,
         classifier: Classifier,
-        output: Path,
-        journal: Path,
+        record: Record,
+        made_by: str,
         names: Mapping[Job, str],
         log: Callable[[str], None],
     ):
-        self.classifier, self.output, self.journal = classifier, output, journal
+        self.classifier, self.record, self.made_by = classifier, record, made_by
         self.names, self.log = names, log
         self.folders = class_folders(classifier.classes)
         self.summary = ClassifySummary()
@@ -180,25 +188,35 @@ class _Recorder:
 
     def add(self, images: Sequence[_ReadImage], pool: ThreadPoolExecutor) -> None:
         """Write images that are predicted, or report their errors."""
-        rows, drawn = [], []
+        drawn = []
         for image in images:
             if image.error is not None:
-                self._fail(error_line(image.job.path, image.error))
+                self._fail(image.job, image.error)
                 continue
             best = int(image.probabilities.argmax())
             target = None
             if self.names:
                 target = f"{THUMBNAILS}/{self.folders[best]}/{self.names[image.job]}"
-                drawn.append((self.output / target, image.thumbnail))
-            rows.append(Row(str(image.job.path), _cells(self.classifier, image, best), target))
+                drawn.append((image.job, self.record.folder / target, image.thumbnail))
+            # Before the thumbnail is written, so that a later run can remove it.
+            self.record.add(
+                FileResult(
+                    str(image.job.path),
+                    target,
+                    image.size,
+                    cells=_cells(self.classifier, image, best),
+                    made_by=self.made_by,
+                )
+            )
             self.summary.written.append(image.job.path)
             self.other_sizes += image.other_size
-        # A thumbnail that exists is in the journal, so that a later run can remove it.
-        add_rows(self.journal, rows)
-        for line in filter(None, pool.map(_write_thumbnail, drawn)):
-            self._fail(line)
+        for (job, *_), error in zip(drawn, pool.map(_write_thumbnail, drawn), strict=True):
+            if error is not None:
+                self._fail(job, error)
 
-    def _fail(self, line: str) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
+        line = error_line(job.path, error)
+        self.record.add(FileResult(str(job.path), error=line, made_by=self.made_by))
         self.summary.failed.append(line)
         with tqdm.external_write_mode():
             self.log(f"failed: {line}")
@@ -210,37 +228,45 @@ def _refuse_thumbnails(jobs: Sequence[Job], folder: Path) -> None:
     for job in jobs:
         if Path(os.path.realpath(job.path)).is_relative_to(root):
             raise InputError(
-                f"{job.path} lies in the folder for the thumbnails and could be overwritten;"
-                " choose another --output"
+                translate(
+                    "{path} lies in the folder for the thumbnails and could be overwritten; choose"
+                    " another --output",
+                    path=job.path,
+                )
             )
 
 
-def _clear_journals(
-    output: Path, header: dict[str, str], part: tuple[int, int], *, keep: bool
-) -> dict[str, Row]:
-    """Remove the table, and the journals of earlier runs with their thumbnails; the journals of
-    other parts of this run stay.
-
-    Returns:
-        With `keep` the rows of the same networks and options whose thumbnails exist, by path.
+def _clear_journals(output: Path, made_by: str, part: tuple[int, int]) -> None:
+    """Remove the journals of earlier runs with their thumbnails; the journals of other parts of
+    this run stay.
     """
-    kept: dict[str, Row] = {}
-    (output / PREDICTIONS).unlink(missing_ok=True)
+    own = journal_path(output, part_name(part))
     for path in journals_in(output):
-        journal = read_journal(path)
-        if keep and journal.header.get("networks") == header["networks"]:
-            for row in journal.rows.values():
-                if row.thumbnail is None or (output / row.thumbnail).is_file():
-                    kept[row.file] = row
+        lines = list(read_journal(path))
+        same_parts = part[1] > 1 and path.name.endswith(f"-of-{part[1]}.jsonl")
+        if path != own and same_parts and all(line.get("made_by") == made_by for line in lines):
             continue
-        same_parts = path.name.endswith(f"_of_{part[1]}.jsonl")
-        if path != journal_path(output, part) and same_parts and journal.header == header:
-            continue
-        for row in journal.rows.values():
-            if row.thumbnail is not None:
-                _remove_thumbnail(output, row.thumbnail)
+        for line in lines:
+            if "made_by" in line and "output" in line:
+                _remove_thumbnail(output, str(line["output"]))
         path.unlink(missing_ok=True)
-    return kept
+
+
+def _results(output: Path, made_by: str) -> dict[str, dict[str, Any]]:
+    """Return the last line of each file in all journals, by its path, of those that these networks
+    and options made and whose thumbnail exists.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in journals_in(output):
+        for line in read_journal(path):
+            if line.get("made_by") != made_by:
+                continue
+            if "output" in line and not (output / str(line["output"])).is_file():
+                continue
+            file, time = str(line.get("input")), str(line.get("time"))
+            if file not in found or time >= str(found[file].get("time")):
+                found[file] = line
+    return found
 
 
 def _remove_thumbnail(output: Path, name: str) -> None:
@@ -276,7 +302,8 @@ def _read(classifier: Classifier, job: Job, *, max_pixels: int, thumbnails: bool
     try:
         if job.is_video:
             raise InputError(
-                f"{job.path}: is a video, and a classifier takes images; save its frames as images"
+                translate("is a video, and a classifier takes images; save its frames as images"),
+                where=job.path,
             )
         require_regular_file(job.path)
         image = decode_image(job.path, max_pixels=max_pixels)
@@ -284,7 +311,8 @@ def _read(classifier: Classifier, job: Job, *, max_pixels: int, thumbnails: bool
         small = _thumbnail(image.values) if thumbnails else None
     except FILE_ERRORS as error:
         return _ReadImage(job, error=error)
-    return _ReadImage(job, inputs, small, classifier.takes_other_size(inputs))
+    other_size = classifier.takes_other_size(inputs)
+    return _ReadImage(job, inputs, small, other_size, size=image.values.shape[:2])
 
 
 def _predict(classifier: Classifier, chunk: Sequence[_ReadImage]) -> list[_ReadImage]:
@@ -324,14 +352,14 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
     return viewable(resize_image(image, size, "area"))
 
 
-def _write_thumbnail(drawn: tuple[Path, np.ndarray]) -> str | None:
-    """Write a thumbnail; a line if that fails."""
-    path, image = drawn
+def _write_thumbnail(drawn: tuple[Job, Path, np.ndarray]) -> OSError | None:
+    """Write a thumbnail; return the error if that fails."""
+    _, path, image = drawn
     try:
         with atomic_write(path) as temporary:
             Image.fromarray(image).save(temporary, format="JPEG", quality=90)
     except OSError as error:
-        return error_line(path, error)
+        return error
     return None
 
 
@@ -352,19 +380,14 @@ def thumbnail_names(jobs: Sequence[Job]) -> dict[Job, str]:
     return names
 
 
-def _write_table(
-    output: Path, header: dict[str, str], files: Sequence[str], classes: Sequence[str], count: int
-) -> None:
-    """Write the table if all parts are complete."""
-    rows: dict[str, Row] = {}
-    for number in range(1, count + 1):
-        journal = read_journal(journal_path(output, (number, count)))
-        if journal.header != header or not journal.complete:
-            return
-        rows |= journal.rows
+def _write_table(output: Path, files: Sequence[str], classes: Sequence[str], made_by: str) -> None:
+    """Write the table if all files are done, by this and all other parts."""
+    results = _results(output, made_by)
     lines = []
     for file in files:
-        if file in rows:
-            lines.append([printable(file, line=True), *rows[file].cells])
+        if file not in results:
+            return
+        if "cells" in results[file]:
+            lines.append([printable(file, line=True), *results[file]["cells"]])
     columns = ["file", "class", "probability", *probability_columns(classes)]
     atomic_write_text(output / PREDICTIONS, csv_table(columns, lines))

@@ -15,6 +15,7 @@ import numpy as np
 
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_text
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
@@ -133,7 +134,10 @@ def find_jobs(
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() not in KNOWN:
-        raise InputError(f"{source}: not a kind of file that can be read ({_KINDS}); convert it")
+        raise InputError(
+            translate("not a kind of file that can be read ({kinds}); convert it", kinds=_KINDS),
+            where=source,
+        )
     if path.is_dir():
         found = _Listing()
         _list_folder(path, "", recursive, None if output is None else real_path(output), found)
@@ -141,23 +145,43 @@ def find_jobs(
         found = _sort_kinds([path] if path.is_file() else _match_pattern(source))
     notes = []
     if found.unknown:
-        notes.append(f"skipped, not images or videos ({_KINDS}): {_some_names(found.unknown)}")
+        notes.append(
+            translate(
+                "skipped, not images or videos ({kinds}): {names}",
+                kinds=_KINDS,
+                names=_some_names(found.unknown),
+            )
+        )
     if found.folders:
         names = _some_names(found.folders)
-        notes.append(f"skipped: the folders {names} (--recursive goes into them)")
+        notes.append(
+            translate("skipped: the folders {names} (--recursive goes into them)", names=names)
+        )
     if found.closed:
-        notes.append(f"skipped: folders that cannot be read: {_some_names(found.closed)}")
+        notes.append(
+            translate(
+                "skipped: folders that cannot be read: {names}",
+                names=_some_names(found.closed),
+            )
+        )
     if found.files and path.is_dir():
         return _name_files(found.files, path, has_links=False), notes
     if found.files:
         return _name_files(found.files, None), notes
     if output is not None and real_path(path).is_relative_to(real_path(output)):
         raise InputError(
-            f"{source} is in the output {output}, whose files are not used as input; choose"
-            " another --output"
+            translate(
+                "{source} is in the output {output}, whose files are not used as input; choose"
+                " another --output",
+                source=source,
+                output=output,
+            )
         )
-    nothing = f"{source}: no file, no folder with images or videos ({_KINDS}) and no pattern"
-    raise InputError("; ".join([f"{nothing} that matches one", *notes]))
+    nothing = translate(
+        "no file, no folder with images or videos ({kinds}) and no pattern that matches one",
+        kinds=_KINDS,
+    )
+    raise InputError("; ".join([nothing, *notes]), where=source)
 
 
 def read_list(source: str) -> JobList:
@@ -171,11 +195,16 @@ def read_list(source: str) -> JobList:
     text = sys.stdin.read() if source == "-" else read_text(Path(source))
     files = [line.strip() for line in text.splitlines() if line.strip()]
     if not files:
-        raise InputError(f"--list {source}: no paths in it, one per line")
+        raise InputError(translate("--list {source}: no paths in it, one per line", source=source))
     unknown = [file for file in files if not file.lower().endswith(KNOWN)]
     if unknown:
         raise InputError(
-            f"--list {source}: not images or videos ({_KINDS}): {_some_names(unknown)}"
+            translate(
+                "--list {source}: not images or videos ({kinds}): {names}",
+                source=source,
+                kinds=_KINDS,
+                names=_some_names(unknown),
+            )
         )
     return _name_files(list(dict.fromkeys(files)), None)
 
@@ -226,8 +255,12 @@ def _name_files(
     for group in _with_one_name(range(len(jobs)), lambda index: name(files[index])):
         first, second = jobs[group[0]], jobs[group[1]]
         raise InputError(
-            f"{first.path} and {second.path} would be written to the same file; predict their"
-            " folders one by one, or with --recursive"
+            translate(
+                "{path} and {other} would be written to the same file; predict their folders one"
+                " by one, or with --recursive",
+                path=first.path,
+                other=second.path,
+            )
         )
     return jobs
 
@@ -251,7 +284,11 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
     for target in targets:
         if real_path(target) in inputs:
             raise InputError(
-                f"{target} is one of the images and would be overwritten; choose another --output"
+                translate(
+                    "{target} is one of the images and would be overwritten; choose another"
+                    " --output",
+                    target=target,
+                )
             )
 
 
@@ -263,8 +300,11 @@ def refuse_masks_among_images(jobs: Sequence[Job], folders: Iterable[Path]) -> N
     for folder in folders:
         if real_path(folder) in inputs:
             raise InputError(
-                f"{folder} holds the images, and masks among them would be taken for images;"
-                " choose another --output"
+                translate(
+                    "{folder} holds the images, and masks among them would be taken for images;"
+                    " choose another --output",
+                    folder=folder,
+                )
             )
 
 
@@ -288,8 +328,12 @@ def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
 def _refuse_clash(other: Job, job: Job) -> None:
     if other != job:
         raise InputError(
-            f"{other.path} and {job.path} would be written to the same file below the output;"
-            " rename one, or predict them one by one"
+            translate(
+                "{path} and {other} would be written to the same file below the output; rename"
+                " one, or predict them one by one",
+                path=other.path,
+                other=job.path,
+            )
         )
 
 

@@ -24,6 +24,7 @@ from kanseg.inference.files.polygons import geojson
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
+from kanseg.utils.language import translate
 
 # Folders below the output.
 OVERLAYS = "overlays"
@@ -66,7 +67,14 @@ class Outputs:
         for key, known in choices.items():
             value = getattr(self, key)
             if value is not None and value not in known:
-                raise InputError(f"{key} must be one of {', '.join(known)}, got {value!r}")
+                raise InputError(
+                    translate(
+                        "{key} must be one of {known}, got {value!r}",
+                        key=key,
+                        known=", ".join(known),
+                        value=value,
+                    )
+                )
 
 
 class OutputWriter:

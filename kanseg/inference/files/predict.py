@@ -22,7 +22,7 @@ from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import ANNOTATIONS, Outputs, OutputWriter
 from kanseg.inference.files.polygons import ImageRegions
 from kanseg.inference.files.processes import this_process
-from kanseg.inference.files.record import Record
+from kanseg.inference.files.record import Record, part_name
 from kanseg.inference.files.results import FILE_ERRORS, PredictSummary, Results
 from kanseg.inference.files.targets import check_targets
 from kanseg.inference.files.video import predict_video
@@ -31,6 +31,7 @@ from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.iteration import prefetch, progress_bar
+from kanseg.utils.language import translate
 
 GROUP_PIXELS = 2**22  # of images that are predicted together
 # Seconds of waiting for files that other processes predict: at first, and at most.
@@ -89,7 +90,8 @@ def predict_files(
     jobs = _take_part(jobs, part, share, writer.outputs)
     keep = skip_existing or share
     output.mkdir(parents=True, exist_ok=True)
-    record = Record(output, predictor.provenance(), part=_part_name(part, share))
+    name = process_name(this_process()) if share else part_name(part)
+    record = Record(output, predictor.provenance(), part=name)
     bar = progress_bar(total=len(jobs), unit="image", show=progress, leave=True)
     claims = Claims(output) if share else None
     results = Results(writer, record.add, bar=bar, log=log, keep=keep, claims=claims)
@@ -196,24 +198,26 @@ def _take_part(jobs: JobList, part: tuple[int, int], share: bool, outputs: Outpu
     """Return the jobs of part k of n; neighbors, which are often alike in size, are spread."""
     number, count = part
     if share and count > 1:
-        raise InputError("a part of the files or all of them, shared: give --part or --share")
+        raise InputError(
+            translate("a part of the files or all of them, shared: give --part or --share")
+        )
     if not 1 <= number <= count:
-        raise InputError(f"part {number}/{count}: the first number must be from 1 to {count}")
+        raise InputError(
+            translate(
+                "part {number}/{count}: the first number must be from 1 to {count}",
+                number=number,
+                count=count,
+            )
+        )
     if count > 1 and outputs.polygons == "coco":
         raise InputError(
-            f"COCO's {ANNOTATIONS} holds all images, and is not written in parts; predict the"
-            " parts without it, then once more all files with --skip_existing"
+            translate(
+                "COCO's {annotations} holds all images, and is not written in parts; predict the"
+                " parts without it, then once more all files with --skip_existing",
+                annotations=ANNOTATIONS,
+            )
         )
     return jobs[number - 1 :: count]
-
-
-def _part_name(part: tuple[int, int], share: bool) -> str:
-    """The part of the journal's name that belongs to this process."""
-    if share:
-        return process_name(this_process())
-    if part[1] > 1:
-        return f"{part[0]}-of-{part[1]}"
-    return ""
 
 
 def _open_in_groups(

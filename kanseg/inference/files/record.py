@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json, typed
 
 RECORD = "prediction.json"
@@ -29,12 +30,14 @@ class FileResult:
 
     Args:
         input: path of the file.
-        output: the mask (of a video its folder of masks) below the output folder; None if it
-            failed.
+        output: the mask (of a video its folder of masks, of a classifier the thumbnail) below the
+            output folder; None if it failed.
         size: (H, W).
         frames: of a video.
         seconds: spent on reading, predicting (its share of the batch) and writing.
         error: what went wrong.
+        cells: of a classifier: its row in the table, after the path.
+        made_by: of a classifier: digest of the networks and options.
         time: when it was done.
     """
 
@@ -44,6 +47,8 @@ class FileResult:
     frames: int | None = None
     seconds: float | None = None
     error: str | None = None
+    cells: list[str] | None = None
+    made_by: str | None = None
     time: str = field(default_factory=lambda: utc_time(time.time()))
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,9 +97,13 @@ class Record:
         for other in recorded:
             if keep and other not in (UNKNOWN, self.provenance):
                 raise InputError(
-                    f"{self.folder} holds masks that were made with other settings ("
-                    f"{', '.join(_differences(other, self.provenance))}); choose another --output,"
-                    " or predict them again without --skip_existing or --share"
+                    translate(
+                        "{folder} holds masks that were made with other settings ({differences});"
+                        " choose another --output, or predict them again without --skip_existing"
+                        " or --share",
+                        folder=self.folder,
+                        differences=", ".join(_differences(other, self.provenance)),
+                    )
                 )
         if self.provenance not in recorded:
             self._write([*recorded, self.provenance])
@@ -124,6 +133,18 @@ def journal_path(folder: Path, part: str = "") -> Path:
     if part:
         return folder / f"prediction.{part}.jsonl"
     return folder / "prediction.jsonl"
+
+
+def part_name(part: tuple[int, int]) -> str:
+    """The part of the journal's name for part k of n; empty for a single process."""
+    if part[1] == 1:
+        return ""
+    return f"{part[0]}-of-{part[1]}"
+
+
+def journals_in(folder: Path) -> list[Path]:
+    """The journals of an output folder, of all processes."""
+    return sorted(folder.glob("prediction*.jsonl"))
 
 
 def utc_time(seconds: float) -> str:

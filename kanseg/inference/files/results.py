@@ -211,7 +211,7 @@ class Results:
         """Add to the summary what all processes did, and delete what killed ones had begun."""
         for member in members:
             if not member.left:
-                _delete_temporaries(self.writer.root, member.process.pid)
+                delete_temporaries(self.writer.root, member.process.pid)
         self.summary.processes = process_totals(self.writer.root, members)
         self.summary.seconds = time.time() - min(member.began for member in members)
 
@@ -268,9 +268,18 @@ class Results:
         return results
 
 
-def _delete_temporaries(output: Path, pid: int) -> None:
-    """Delete the half-written files of a killed process (`kanseg.utils.io.temporary_beside`)."""
-    for path in output.rglob(f".*.{pid}.tmp*"):
+def delete_temporaries(output: Path, pid: int | None = None, *, since: float = 0.0) -> None:
+    """Delete files that were not finished (`kanseg.utils.io.temporary_beside`).
+
+    Args:
+        output: folder of the prediction.
+        pid: of the killed process; by default of all, which must have ended or be idle.
+        since: seconds since 1970; older files stay.
+    """
+    process = "*" if pid is None else str(pid)
+    for path in output.rglob(f".*.{process}.tmp*"):
+        if path.stat().st_mtime < since:
+            continue
         if path.is_dir():  # frames of a video
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from kanseg.layers.regularization import kan_layers
 from kanseg.training.optim.options import check_options
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import Registry
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
@@ -55,8 +56,11 @@ def sgd(
     """Stochastic gradient descent; nesterov needs a momentum."""
     if nesterov and momentum <= 0:
         raise InputError(
-            f"sgd: nesterov needs a momentum above 0, got {momentum}; set nesterov to false for"
-            " plain gradient descent"
+            translate(
+                "sgd: nesterov needs a momentum above 0, got {momentum}; set nesterov to false for"
+                " plain gradient descent",
+                momentum=momentum,
+            )
         )
     return torch.optim.SGD(
         parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov
@@ -78,7 +82,9 @@ def lion(
         from timm.optim import Lion
     except ImportError:
         raise InputError(
-            "the optimizer lion needs the package timm: pip install 'timm>=1.0', or use adamw"
+            translate(
+                "the optimizer lion needs the package timm: pip install 'timm>=1.0', or use adamw"
+            )
         ) from None
     return Lion(parameters, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
 
@@ -102,15 +108,26 @@ def lbfgs(
     if given and isinstance(given[0], Mapping):
         if len(given) > 1 or given[0].keys() != {"params"}:
             raise InputError(
-                "lbfgs takes one group of parameters with one learning rate: leave out settings by"
-                " group, or use another optimizer"
+                translate(
+                    "lbfgs takes one group of parameters with one learning rate: leave out"
+                    " settings by group, or use another optimizer"
+                )
             )
         given = list(given[0]["params"])
     if line_search not in (None, "strong_wolfe"):
-        raise InputError(f"lbfgs: line_search must be strong_wolfe or null, got {line_search!r}")
+        raise InputError(
+            translate(
+                "lbfgs: line_search must be strong_wolfe or null, got {line_search!r}",
+                line_search=line_search,
+            )
+        )
     if weight_decay:
         raise InputError(
-            f"lbfgs has no weight decay, got {weight_decay}: set it to 0, or use another optimizer"
+            translate(
+                "lbfgs has no weight decay, got {weight_decay}: set it to 0, or use another"
+                " optimizer",
+                weight_decay=weight_decay,
+            )
         )
     return torch.optim.LBFGS(
         given, lr=lr, max_iter=max_iter, history_size=history_size, line_search_fn=line_search
@@ -161,12 +178,28 @@ def parameter_groups(model: nn.Module, settings: Any) -> list[dict[str, Any]]:
     for pattern, factor in factors.items():
         if not 0 <= factor < math.inf:
             raise InputError(
-                f"training.lr_factors: the factor of {pattern!r} must be 0 or more, got {factor}"
+                translate(
+                    "training.lr_factors: the factor of {pattern!r} must be 0 or more, got"
+                    " {factor}",
+                    pattern=pattern,
+                    factor=factor,
+                )
             )
         if pattern not in pattern_of.values():
-            raise InputError(f"training.lr_factors: {pattern!r} {_why_unused(model, pattern)}")
+            raise InputError(
+                translate(
+                    "training.lr_factors: {pattern!r} {reason}",
+                    pattern=pattern,
+                    reason=_why_unused(model, pattern),
+                )
+            )
     if settings.function_lr is not None and not 0 <= settings.function_lr < math.inf:
-        raise InputError(f"training.function_lr must be 0 or more, got {settings.function_lr}")
+        raise InputError(
+            translate(
+                "training.function_lr must be 0 or more, got {function_lr}",
+                function_lr=settings.function_lr,
+            )
+        )
     kinds = {}
     if settings.optimizer not in NEEDS_CLOSURE:
         kinds = function_kinds(model)
@@ -235,6 +268,6 @@ def _why_unused(model: nn.Module, pattern: str) -> str:
     """Return why no group has a pattern, as the end of a sentence."""
     names = [name for name, _ in model.named_parameters()]
     if any(fnmatchcase(name, pattern) for name in names):
-        return "matches only parameters of earlier patterns; put it before them"
+        return translate("matches only parameters of earlier patterns; put it before them")
     shown = names[:: -(-len(names) // EXAMPLES)]
-    return f"matches no parameter; some names: {', '.join(shown)}"
+    return translate("matches no parameter; some names: {names}", names=", ".join(shown))

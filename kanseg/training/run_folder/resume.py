@@ -28,6 +28,7 @@ from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
 from kanseg.utils.io import replace_folder
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json, read_text, read_yaml
 from kanseg.utils.text import one_line
 
@@ -92,9 +93,13 @@ class Resumed:
         """
         if self.state["batch"] and self.state["layout"] != layout:
             raise InputError(
-                f"{self.folder} is in the middle of an epoch of"
-                f" {_describe_layout(self.state['layout'])}; it cannot continue with"
-                f" {_describe_layout(layout)}"
+                translate(
+                    "{folder} is in the middle of an epoch of {layout}; it cannot"
+                    " continue with {now}",
+                    folder=self.folder,
+                    layout=_describe_layout(self.state["layout"]),
+                    now=_describe_layout(layout),
+                )
             )
 
     def stored_arguments(self) -> dict[str, Any]:
@@ -115,13 +120,21 @@ class Resumed:
             weights = read_weights(self.folder)
         except InputError as error:
             raise InputError(
-                f"{error}; delete {self.folder} to continue from the checkpoint before it"
+                translate(
+                    "{reason}; delete {folder} to continue from the checkpoint before it",
+                    reason=error,
+                    folder=self.folder,
+                )
             ) from None
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
-                f"{self.folder} does not fit the model of these settings: {one_line(error)}"
+                translate(
+                    "{folder} does not fit the model of these settings: {reason}",
+                    folder=self.folder,
+                    reason=one_line(error),
+                )
             ) from None
 
 
@@ -163,11 +176,14 @@ def find_checkpoint(
     """
     if not resume:
         if run.exists() and not run.is_dir():
-            raise InputError(f"run_dir {run} is a file")
+            raise InputError(translate("run_dir {run} is a file", run=run))
         if (run / "config.yaml").exists() and not overwrite:
             raise InputError(
-                f"{run} holds a run already; continue it with --resume, delete it with --overwrite,"
-                " or choose another --run_dir"
+                translate(
+                    "{run} holds a run already; continue it with --resume, delete it with"
+                    " --overwrite, or choose another --run_dir",
+                    run=run,
+                )
             )
         return None
     folder, skipped = newest_complete(run)
@@ -182,8 +198,13 @@ def find_checkpoint(
     refused = [change for change in changes if change.split(": ")[0] not in CHANGEABLE]
     if refused:
         raise InputError(
-            f"{run} cannot continue with another setting ({'; '.join(refused)}); start a new run,"
-            f" or use the settings of the checkpoint: --config {folder / CONFIG}"
+            translate(
+                "{run} cannot continue with another setting ({refused}); start a new run, or use"
+                " the settings of the checkpoint: --config {folder}",
+                run=run,
+                refused="; ".join(refused),
+                folder=folder / CONFIG,
+            )
         )
     for change in changes:
         log(f"resumed with another setting: {change}")
@@ -260,7 +281,11 @@ def lock_run(run: Path) -> AbstractContextManager:
         lock = (run / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"run_dir {run} cannot be written ({error.strerror}); choose another --run_dir"
+            translate(
+                "run_dir {run} cannot be written ({reason}); choose another --run_dir",
+                run=run,
+                reason=error.strerror,
+            )
         ) from None
     _LOCKS.add(lock)
     try:
@@ -367,8 +392,13 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
     if skipped:
         reasons = f" ({'; '.join(skipped)})"
     raise InputError(
-        f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{reasons}; start"
-        " again without --resume, and with --overwrite if the folder holds a run"
+        translate(
+            "nothing to resume, no complete checkpoint in {folder}{reasons}; start again without"
+            " --resume, and with --overwrite if the folder holds a run",
+            folder=run / "checkpoints",
+            reasons=reasons,
+        ),
+        where=run,
     )
 
 

@@ -14,6 +14,7 @@ from kanseg.inference.checkpoint import CONFIG, DESCRIPTION
 from kanseg.inference.description import mask_meaning
 from kanseg.training.task import Log
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json
 
 
@@ -71,7 +72,7 @@ def split_of_run(
         log_new=log_new,
     )
     for line in kept.lines:
-        log(f"data: {line}")
+        log(translate("data: {line}", line=line))
     return kept.members, kept.record
 
 
@@ -111,4 +112,4 @@ def compare_labels(
         )
     line = compare_classes(trained["classes"], classes, where=where)
     if line is not None:
-        log(f"data: {line}")
+        log(translate("data: {line}", line=line))

@@ -539,3 +539,29 @@ def test_reasons_are_in_the_language_of_the_user_and_codes_are_not(spoilt, monke
     text = chinese.text()
     assert KINDS["nan"].title not in text
     assert chinese_texts()[KINDS["nan"].title] in text
+
+
+def test_masks_with_different_bad_values_share_a_line(folder):
+    for position, value in enumerate((3, 3, 7, 12)):
+        mask = np.zeros((32, 40), np.uint8)
+        mask[position, position] = value
+        Image.fromarray(mask).save(folder / "masks" / f"p0{position}.png")
+    values, classes = {0: 0, 255: 1}, ["background", "foreground"]
+    report = check_data(DataConfig(root=str(folder), mask_values=values, classes=classes))
+    assert [issue.code for issue in report.errors] == ["bad_value"] * 4
+    (line,) = report.lines(report.errors)
+    assert "value 3, 7, 12 is" in line
+    assert all(f"p0{position}.png" in line for position in range(4))
+    assert "row 2, column 2" in report.errors[2].reason
+
+
+def test_faults_from_the_cache_are_in_the_language_of_the_user(folder, monkeypatch):
+    truncate(folder / "images" / "p02.png")
+    (english,) = check_data(DataConfig(root=str(folder))).errors
+    monkeypatch.setenv("KANSEG_LANG", "zh")
+    report = check_data(DataConfig(root=str(folder)))
+    (chinese,) = report.errors
+    assert report.prober.decoded == 0
+    assert "damaged" in english.reason
+    assert "damaged" not in chinese.reason
+    assert re.search("[\u4e00-\u9fff]", chinese.reason)

@@ -119,7 +119,7 @@ def test_the_page_in_chinese(folder, monkeypatch):
     html = render_check(check_data(DataConfig(root=str(folder))))
     assert '<html lang="zh">' in html
     assert "<code>empty_file</code> 文件为 0 字节 (1)" in html
-    assert "images/p02.png</code>: the file is empty" in html
+    assert "images/p02.png</code>: 文件为空" in html
     assert "错误 1 个，警告 0 个" in html
     assert "test：2 个样本中的 2 个" in html
     assert 'alt="图像 p03 及其标注"' in html

@@ -63,7 +63,7 @@ def test_opening_raises_what_the_check_reports(folder, spoil):
     assert CODES[spoil] in {issue.code for issue in report.errors}
     with pytest.raises(InputError) as caught:
         open_data(data, log=lambda _: None)
-    assert str(caught.value) in {report.index.message(issue) for issue in report.errors}
+    assert str(caught.value) in {str(report.index.error(issue)) for issue in report.errors}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from kanseg.data import Preprocess
 from kanseg.inference import Classifier, classify_files, find_jobs
 from kanseg.inference.files.classes import thumbnail_names
 from kanseg.inference.files.inputs import Job
+from kanseg.inference.files.record import read_journal
 from kanseg.utils.errors import InputError
 from tests.inference.test_classifier import COLORS, Brightest, image, network, write_classifier
 
@@ -94,6 +95,9 @@ def test_a_bad_file_and_a_video_are_reported_and_the_rest_is_written(scans, tmp_
     lines = []
     summary = classify(scans, tmp_path / "out", log=lines.append)
     assert len(summary.written) == len(table(tmp_path / "out")) == 7
+    journal = [*read_journal(tmp_path / "out" / "prediction.jsonl")]
+    assert [line["error"] for line in journal if "error" in line] == summary.failed
+    assert len({line["input"] for line in journal}) == len(journal) == 9
     assert len(summary.failed) == len(lines) == 2
     assert "bad.png" in lines[0]
     assert "film.mp4: is a video" in lines[1]
@@ -124,11 +128,11 @@ def test_a_killed_run_continues_after_the_last_image(scans, tmp_path):
     whole = tmp_path / "whole"
     classify(scans, whole)
     classify(scans, out)
-    (journal,) = (out / ".predictions").glob("*.jsonl")
+    journal = out / "prediction.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:4]) + lines[4][:20])  # three images and a torn line
+    journal.write_text("".join(lines[:3]) + lines[3][:20])  # three images and a torn line
     (out / "predictions.csv").unlink()
-    (out / json.loads(lines[1])[2]).unlink()
+    (out / json.loads(lines[0])["output"]).unlink()
     summary = classify(scans, out, classifier(model=Counting()), skip_existing=True)
     assert len(calls) == len(summary.written) == 5
     assert len(summary.skipped) == 2
