@@ -10,7 +10,6 @@ from pathlib import Path
 import kanseg
 from kanseg.utils.command import MODULE
 from kanseg.utils.errors import InputError, run_tool
-from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 # verb -> (module, its function, what it does)
@@ -70,11 +69,9 @@ def run(verb: str, arguments: Sequence[str]) -> int | None:
     """
     if verb not in VERBS:
         raise InputError(
-            translate(
-                "there is no verb {verb!r}{hint} (all: kanseg --help)",
-                verb=verb,
-                hint=nearest(verb, VERBS),
-            )
+            "there is no verb {verb!r}{hint} (all: kanseg --help)",
+            verb=verb,
+            hint=nearest(verb, VERBS),
         )
     module, function, _ = VERBS[verb]
     # Imported here, so that `kanseg --help` loads none of them.

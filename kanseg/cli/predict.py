@@ -175,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.max_pixels < 1 or given.large < 1:
-        raise InputError(translate("--max_pixels and --large must be at least 1"))
+        raise InputError("--max_pixels and --large must be at least 1")
     if (given.input is None) == (given.list is None):
-        raise InputError(translate("give --input (a file, a folder or a pattern) or --list"))
+        raise InputError("give --input (a file, a folder or a pattern) or --list")
     from kanseg.utils.environment import launched_processes, local_device, process_rank
 
     part = (1, 1)
@@ -295,7 +295,7 @@ def _part(text: str) -> tuple[int, int]:
     """Parse `3/16`."""
     words = text.split("/")
     if len(words) != 2 or not all(word.isdigit() for word in words):
-        raise InputError(translate("--part: expected K/N such as 3/16, got {text!r}", text=text))
+        raise InputError("--part: expected K/N such as 3/16, got {text!r}", text=text)
     return int(words[0]), int(words[1])
 
 

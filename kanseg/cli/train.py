@@ -10,7 +10,6 @@ from pathlib import Path
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.config.builtin import with_config_files
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 SEGMENTATION = """Train a segmentation network:
 
@@ -81,9 +80,7 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
 
         if flags.pop("resume"):
             raise InputError(
-                translate(
-                    "--all_folds continues by itself: give the same command again, without --resume"
-                )
+                "--all_folds continues by itself: give the same command again, without --resume"
             )
         cross_validate(config, **flags)
         return
@@ -111,10 +108,7 @@ def _refuse_number_of_folds(arguments: Sequence[str]) -> None:
     number = re.search(r"--all[_-]folds[ =](\d+)\b", words)
     if number:
         raise InputError(
-            translate(
-                "--all_folds takes no number: write --data.folds {number} --all_folds",
-                number=number[1],
-            )
+            "--all_folds takes no number: write --data.folds {number} --all_folds", number=number[1]
         )
 
 
@@ -143,5 +137,5 @@ def _check_kind(arguments: Sequence[str], kind: type) -> None:
         except InputError:
             continue
         raise InputError(
-            translate("these are settings of a {name} experiment: use {tool}", name=name, tool=tool)
+            "these are settings of a {name} experiment: use {tool}", name=name, tool=tool
         ) from None

@@ -115,7 +115,7 @@ class ToolParser(ArgumentParser):
             if missing is not None and action.dest == missing.group(1):
                 name = "/".join(action.option_strings) or action.dest
                 raise InputError(
-                    translate("{name} is required: {help}", name=name, help=action.help or "--help")
+                    "{name} is required: {help}", name=name, help=action.help or "--help"
                 ) from None
         known = self.get_defaults().keys(branches=True)
         raise InputError(_error_message(message, known)) from None
@@ -155,7 +155,8 @@ def integers(text: str, option: str) -> list[int]:
         values = []
     if not values:
         raise InputError(
-            translate("expected comma-separated integers, got {text!r}", text=text),
+            "expected comma-separated integers, got {text!r}",
+            text=text,
             where=option,
         )
     return values
@@ -171,7 +172,7 @@ def two_numbers(values: Sequence[float] | None, option: str) -> list[float] | No
         return None if values is None else list(values)
     if len(values) > 2:
         raise InputError(
-            translate("expected one or two numbers, got {count}", count=len(values)), where=option
+            "expected one or two numbers, got {count}", count=len(values), where=option
         )
     return [values[0], values[0]]
 
@@ -195,7 +196,8 @@ def output_file(path: str | None, option: str) -> Path | None:
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(
-            translate("{path} cannot be written; name a file in a writable folder", path=path),
+            "{path} cannot be written; name a file in a writable folder",
+            path=path,
             where=option,
         )
     return target

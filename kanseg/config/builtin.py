@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 _PACKAGE = Path(__file__).parents[1]
@@ -43,11 +42,9 @@ def find_config(name: str) -> Path:
     if name.startswith("configs/") and in_package.is_file():
         return in_package
     raise InputError(
-        translate(
-            "no such file, and not the name of a built-in config{hint} (built-in: {known})",
-            hint=nearest(path.stem, known),
-            known=", ".join(known),
-        ),
+        "no such file, and not the name of a built-in config{hint} (built-in: {known})",
+        hint=nearest(path.stem, known),
+        known=", ".join(known),
         where=name,
     )
 

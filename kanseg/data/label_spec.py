@@ -70,29 +70,23 @@ class LabelSpec:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise InputError(
-                translate(
-                    "task {task!r} is not one of {known}{hint}",
-                    task=self.task,
-                    known=", ".join(TASKS),
-                    hint=nearest(self.task, TASKS),
-                )
+                "task {task!r} is not one of {known}{hint}",
+                task=self.task,
+                known=", ".join(TASKS),
+                hint=nearest(self.task, TASKS),
             )
         self._check_classes()
         if self.ignore_index is not None and not is_byte(self.ignore_index):
             raise InputError(
-                translate(
-                    "ignore_index must be an integer from 0 to 255 or null, got {ignore_index!r}",
-                    ignore_index=self.ignore_index,
-                )
+                "ignore_index must be an integer from 0 to 255 or null, got {ignore_index!r}",
+                ignore_index=self.ignore_index,
             )
         self._check_mask_values()
         if self.palette is not None and len(self.palette) < len(self.classes):
             raise InputError(
-                translate(
-                    "the palette has {colors} colors for {count} classes",
-                    colors=len(self.palette),
-                    count=len(self.classes),
-                )
+                "the palette has {colors} colors for {count} classes",
+                colors=len(self.palette),
+                count=len(self.classes),
             )
 
     def _check_classes(self) -> None:
@@ -107,25 +101,19 @@ class LabelSpec:
                 "multilabel": translate("one to {ignored} classes", ignored=IGNORE_INDEX),
             }
             raise InputError(
-                translate(
-                    "a {task} task needs {needed}, got {classes}",
-                    task=self.task,
-                    needed=needed[self.task],
-                    classes=shorten(self.classes),
-                )
+                "a {task} task needs {needed}, got {classes}",
+                task=self.task,
+                needed=needed[self.task],
+                classes=shorten(self.classes),
             )
         if len(set(self.classes)) < len(self.classes):
             raise InputError(
-                translate(
-                    "classes must have different names, got {classes}", classes=list(self.classes)
-                )
+                "classes must have different names, got {classes}", classes=list(self.classes)
             )
         for name in self.classes:
             if not name.isprintable():
                 raise InputError(
-                    translate(
-                        "class name {name!r:.60} has characters that cannot be printed", name=name
-                    )
+                    "class name {name!r:.60} has characters that cannot be printed", name=name
                 )
 
     def _check_mask_values(self) -> None:
@@ -141,15 +129,13 @@ class LabelSpec:
                 continue
             allowed = shorten([f"{number} ({name})" for number, name in meanings.items()])
             raise InputError(
-                translate(
-                    "mask_values: {{{value}: {index}}} is not allowed; it maps a value of the files"
-                    " ({smallest_label} to {largest}) to an index, one of {allowed}",
-                    value=value,
-                    index=index,
-                    smallest_label=SMALLEST_LABEL,
-                    largest=LARGEST_LABEL,
-                    allowed=allowed,
-                )
+                "mask_values: {{{value}: {index}}} is not allowed; it maps a value of the files"
+                " ({smallest_label} to {largest}) to an index, one of {allowed}",
+                value=value,
+                index=index,
+                smallest_label=SMALLEST_LABEL,
+                largest=LARGEST_LABEL,
+                allowed=allowed,
             )
 
     @cached_property
@@ -256,16 +242,14 @@ def compare_classes(trained: Sequence[str], found: Sequence[str], *, where: obje
     for index, name in enumerate(found):
         if name in trained and trained[index] != name:
             raise InputError(
-                translate(
-                    "its classes ({found}) are in another order than those of the training"
-                    " ({trained}): {name!r} is {index} here and was {trained_index}; put classes"
-                    " and masks into the order of the training",
-                    found=shorten(found),
-                    trained=shorten(trained),
-                    name=name,
-                    index=found.index(name),
-                    trained_index=trained.index(name),
-                ),
+                "its classes ({found}) are in another order than those of the training"
+                " ({trained}): {name!r} is {index} here and was {trained_index}; put classes"
+                " and masks into the order of the training",
+                found=shorten(found),
+                trained=shorten(trained),
+                name=name,
+                index=found.index(name),
+                trained_index=trained.index(name),
                 where=where,
             )
     renamed = []

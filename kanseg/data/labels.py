@@ -35,7 +35,8 @@ def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = 
     """
     if sample.mask is None:
         raise InputError(
-            translate("the image has no mask masks/{name}.png", name=sample.name),
+            "the image has no mask masks/{name}.png",
+            name=sample.name,
             where=sample.image,
         )
     if isinstance(sample.mask, Annotation):
@@ -116,17 +117,15 @@ def index_by_palette(
     if found[first] != IGNORE_INDEX:
         class_name = translate("class {name!r}", name=spec.classes[found[first]])
     raise InputError(
-        translate(
-            "an indexed mask in which index {first} has the color {color} of"
-            " {class_name}, and index {other} the color {other_color}, which is not in the"
-            " palette; correct the mask or the palette, or give mask_values to read it by its"
-            " indices",
-            first=first,
-            color=_rgb(palette[first]),
-            class_name=class_name,
-            other=other,
-            other_color=_rgb(palette[other]),
-        ),
+        "an indexed mask in which index {first} has the color {color} of"
+        " {class_name}, and index {other} the color {other_color}, which is not in the"
+        " palette; correct the mask or the palette, or give mask_values to read it by its"
+        " indices",
+        first=first,
+        color=_rgb(palette[first]),
+        class_name=class_name,
+        other=other,
+        other_color=_rgb(palette[other]),
         where=name,
     )
 
@@ -170,15 +169,13 @@ def _read_class_masks(sample: Sample, spec: LabelSpec) -> np.ndarray:
     for index, mask in masks.items():
         if mask.shape != size:
             raise InputError(
-                translate(
-                    "the mask is {height}x{width} and {other} {other_height}x{other_width} pixels"
-                    " (height x width); all masks of an image must have the same size",
-                    height=mask.shape[0],
-                    width=mask.shape[1],
-                    other=sample.mask[first],
-                    other_height=size[0],
-                    other_width=size[1],
-                ),
+                "the mask is {height}x{width} and {other} {other_height}x{other_width} pixels"
+                " (height x width); all masks of an image must have the same size",
+                height=mask.shape[0],
+                width=mask.shape[1],
+                other=sample.mask[first],
+                other_height=size[0],
+                other_width=size[1],
                 where=sample.mask[index],
             )
         label[index] = mask
@@ -199,13 +196,11 @@ def _read_class_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray
     bad = (values < 0) & (present != IGNORE_INDEX)
     if bad.any():
         raise InputError(
-            translate(
-                "value {first} is not a class; expected 0 (absent) or more (present); correct the"
-                " mask, or name the value in mask_values, such as {{{value}: {ignored}}} (ignored)",
-                first=_first(values, bad),
-                value=int(values[bad][0]),
-                ignored=IGNORE_INDEX,
-            ),
+            "value {first} is not a class; expected 0 (absent) or more (present); correct the"
+            " mask, or name the value in mask_values, such as {{{value}: {ignored}}} (ignored)",
+            first=_first(values, bad),
+            value=int(values[bad][0]),
+            ignored=IGNORE_INDEX,
             where=path,
             code="bad_value",
         )
@@ -222,12 +217,10 @@ def _look_up(values: np.ndarray, spec: LabelSpec, path: Path) -> np.ndarray:
     bad = _apply_table(values, unknown, dict.fromkeys(negative, 0), 1) > 0
     if bad.any():
         raise InputError(
-            translate(
-                "value {first} is not a class; expected {expected}; correct the mask, or name the"
-                " value in mask_values or ignore_index",
-                first=_first(values, bad),
-                expected=spec.expected_values,
-            ),
+            "value {first} is not a class; expected {expected}; correct the mask, or name the"
+            " value in mask_values or ignore_index",
+            first=_first(values, bad),
+            expected=spec.expected_values,
             where=path,
             code="bad_value",
         )
@@ -254,20 +247,16 @@ def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarr
     """Map colors (H, W, 3) to class indices; InputError for a color that is not in the palette."""
     if spec.palette is None:
         raise InputError(
-            translate(
-                "a color mask, but the data set has no palette; give one RGB color per class in"
-                " dataset.yaml"
-            ),
+            "a color mask, but the data set has no palette; give one RGB color per class in"
+            " dataset.yaml",
             where=path,
         )
     if values.dtype != np.uint8 or values.shape[2] != 3:
         raise InputError(
-            translate(
-                "a mask of {kind} values with {channels} channels; save class indices as 8-bit gray"
-                " PNG",
-                kind=values.dtype,
-                channels=values.shape[2],
-            ),
+            "a mask of {kind} values with {channels} channels; save class indices as 8-bit gray"
+            " PNG",
+            kind=values.dtype,
+            channels=values.shape[2],
             where=path,
         )
     packed = pack_rgb(values)
@@ -277,7 +266,8 @@ def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarr
     bad = label < 0
     if bad.any():
         raise InputError(
-            translate("color {first} is not in the palette", first=_first(values, bad)),
+            "color {first} is not in the palette",
+            first=_first(values, bad),
             where=path,
             code="bad_value",
         )

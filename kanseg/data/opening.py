@@ -73,27 +73,21 @@ def open_index(data: DataConfig, *, probe: ProbeMasks | None = None) -> DatasetI
     if data.prepare is not None:
         if data.prepare not in PREPARED:
             raise InputError(
-                translate(
-                    "data.prepare: {prepare!r} is not one of {known}",
-                    prepare=data.prepare,
-                    known=", ".join(PREPARED),
-                )
+                "data.prepare: {prepare!r} is not one of {known}",
+                prepare=data.prepare,
+                known=", ".join(PREPARED),
             )
         PREPARED[data.prepare](data.root)
     if data.max_pixels < 1:
         raise InputError(
-            translate(
-                "data.max_pixels must be at least 1, got {max_pixels}", max_pixels=data.max_pixels
-            )
+            "data.max_pixels must be at least 1, got {max_pixels}", max_pixels=data.max_pixels
         )
     root = Path(data.root)
     if not root.is_dir():
         raise InputError(
-            translate(
-                "no such folder (looked for {path}); data.root (or --root) must hold images/ and"
-                " masks/, or train/, val/ and test/ with them",
-                path=root.resolve(),
-            ),
+            "no such folder (looked for {path}); data.root (or --root) must hold images/ and"
+            " masks/, or train/, val/ and test/ with them",
+            path=root.resolve(),
             where=root,
         )
     index = _read_layout(root, data, probe)
@@ -152,9 +146,8 @@ def detect_layout(root: Path) -> str:
     found = [name for name, is_layout in RECOGNIZED.items() if is_layout(root)]
     if len(found) > 1:
         raise InputError(
-            translate(
-                "holds the layouts {names}; choose one with data.format", names=" and ".join(found)
-            ),
+            "holds the layouts {names}; choose one with data.format",
+            names=" and ".join(found),
             where=root,
         )
     if found:
@@ -182,13 +175,11 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
     count = len(set(groups))
     if count < data.folds:
         raise InputError(
-            translate(
-                "{folds} folds need as many {unit}, and {splits} have {count}; lower data.folds",
-                folds=data.folds,
-                unit=unit,
-                splits=" + ".join(names),
-                count=count,
-            ),
+            "{folds} folds need as many {unit}, and {splits} have {count}; lower data.folds",
+            folds=data.folds,
+            unit=unit,
+            splits=" + ".join(names),
+            count=count,
             where=index.root,
         )
     parts = cut_folds(pool, groups, data.folds, data.split_seed)

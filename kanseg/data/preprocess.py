@@ -14,7 +14,6 @@ from torch import Tensor
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import to_channels
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,10 @@ class Preprocess:
         if (image.dtype == np.float32) != self.floats:
             expected = "floats" if self.floats else "integers"
             raise InputError(
-                translate(
-                    "the image holds {kind} values, but the training images hold {expected};"
-                    " convert it",
-                    kind=image.dtype,
-                    expected=expected,
-                ),
+                "the image holds {kind} values, but the training images hold {expected};"
+                " convert it",
+                kind=image.dtype,
+                expected=expected,
                 where=name,
             )
         decoded = as_decoded(image)
@@ -71,12 +68,10 @@ class Preprocess:
             image[decoded.nodata] = self._mean_as_stored(image.dtype)
         if self.gamma != 1.0 and image.dtype == np.float32 and (image.min() < 0 or image.max() > 1):
             raise InputError(
-                translate(
-                    "holds values from {low} to {high}, and data.gamma needs values from 0 to 1;"
-                    " leave the gamma out",
-                    low=f"{image.min():g}",
-                    high=f"{image.max():g}",
-                ),
+                "holds values from {low} to {high}, and data.gamma needs values from 0 to 1;"
+                " leave the gamma out",
+                low=f"{image.min():g}",
+                high=f"{image.max():g}",
                 where=name,
             )
         return image

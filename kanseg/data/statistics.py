@@ -16,7 +16,6 @@ from kanseg.data.labels import read_label
 from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, read_sample_image
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 MIN_VARIANCE = 1e-6  # of integer images
 
@@ -46,9 +45,7 @@ def channel_statistics(
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)
     if count == 0:
-        raise InputError(
-            translate("no pixel with data in the images for the mean and standard deviation")
-        )
+        raise InputError("no pixel with data in the images for the mean and standard deviation")
     mean = total / count
     variance = np.maximum(square / count - mean**2, 0)
     if preprocess.floats:  # their unit may be small: no minimum, six significant digits

@@ -17,7 +17,6 @@ from kanseg.data.augmentation.torchvision_transforms import (
 )
 from kanseg.data.sampling import foreground_window
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 AUTO = "auto"
 # The transforms of "auto": in most data sets, images that are mirrored left to right are as likely
@@ -61,17 +60,13 @@ class Augmentation:
     ):
         if not 0 <= foreground <= 1:
             raise InputError(
-                translate(
-                    "data.oversample_foreground must be a share from 0 to 1, got {foreground}",
-                    foreground=foreground,
-                )
+                "data.oversample_foreground must be a share from 0 to 1, got {foreground}",
+                foreground=foreground,
             )
         if foreground and crop is None:
             raise InputError(
-                translate(
-                    "data.oversample_foreground needs data.crop: [height, width] of the crops"
-                    " around a class"
-                )
+                "data.oversample_foreground needs data.crop: [height, width] of the crops"
+                " around a class"
             )
         self.crop, self.foreground = crop, foreground
         specs = list(FLIPS if transforms == AUTO else transforms)
@@ -121,13 +116,11 @@ class Augmentation:
             transform = step.refusing(values)
             if transform is not None:
                 raise InputError(
-                    translate(
-                        "augmentation {transform} needs RGB images and does not accept {channels}"
-                        " channels of {kind}; leave it out, or set data.channels to 3 (or 1)",
-                        transform=transform,
-                        channels=image.shape[2],
-                        kind=values.dtype,
-                    ),
+                    "augmentation {transform} needs RGB images and does not accept {channels}"
+                    " channels of {kind}; leave it out, or set data.channels to 3 (or 1)",
+                    transform=transform,
+                    channels=image.shape[2],
+                    kind=values.dtype,
                     where=name,
                 )
 
@@ -163,10 +156,8 @@ def _check_range(image: np.ndarray, low: float, high: float, name: str) -> None:
     """
     if not np.isfinite([low, high]).all():
         raise InputError(
-            translate(
-                "has NaN or infinite values, which augmentation would spread over the image;"
-                " replace them, such as by numpy.nan_to_num"
-            ),
+            "has NaN or infinite values, which augmentation would spread over the image;"
+            " replace them, such as by numpy.nan_to_num",
             where=name,
         )
     pixels = image.reshape(-1, image.shape[2])
@@ -175,15 +166,13 @@ def _check_range(image: np.ndarray, low: float, high: float, name: str) -> None:
     span = high - low
     if lower < upper and (span > LARGEST_SPAN * (upper - lower) or span > np.finfo(np.float32).max):
         raise InputError(
-            translate(
-                "has values from {low} to {high}, half of which lie between {lower} and {upper}:"
-                " augmentation would round away their differences; clip the values, or mark the"
-                " extreme ones as without data (GDAL_NODATA)",
-                low=f"{low:g}",
-                high=f"{high:g}",
-                lower=f"{lower:g}",
-                upper=f"{upper:g}",
-            ),
+            "has values from {low} to {high}, half of which lie between {lower} and {upper}:"
+            " augmentation would round away their differences; clip the values, or mark the"
+            " extreme ones as without data (GDAL_NODATA)",
+            low=f"{low:g}",
+            high=f"{high:g}",
+            lower=f"{lower:g}",
+            upper=f"{upper:g}",
             where=name,
         )
 

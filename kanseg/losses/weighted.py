@@ -14,7 +14,6 @@ from kanseg.bases.base import without_autocast
 from kanseg.losses.inputs import LOSSES, LossInputs
 from kanseg.losses.weights import check_class_weights, is_weighting
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 # Ranges of the options: of one loss ("loss.option"), or of all other losses with the option;
@@ -38,13 +37,11 @@ def check_weights(weights: Mapping[str, float]) -> None:
     if unknown or not is_weighting(weights.values()):
         hint = nearest(unknown[0], LOSSES) if unknown else ""
         raise InputError(
-            translate(
-                "training.loss must map one or more of {known} to weights of 0 or more, one of"
-                " them positive, got {weights}{hint}",
-                known=", ".join(LOSSES),
-                weights=dict(weights),
-                hint=hint,
-            )
+            "training.loss must map one or more of {known} to weights of 0 or more, one of"
+            " them positive, got {weights}{hint}",
+            known=", ".join(LOSSES),
+            weights=dict(weights),
+            hint=hint,
         )
 
 
@@ -54,25 +51,21 @@ def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str
         if name not in weights:
             hint = nearest(name, weights) or f" ({', '.join(weights)})"
             raise InputError(
-                translate(
-                    "training.loss_options: {name!r} is not in training.loss{hint}",
-                    name=name,
-                    hint=hint,
-                )
+                "training.loss_options: {name!r} is not in training.loss{hint}",
+                name=name,
+                hint=hint,
             )
         parameters = inspect.signature(LOSSES[name]).parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         for option, value in given.items():
             if option not in known:
                 raise InputError(
-                    translate(
-                        "training.loss_options: {name} has no option {option!r}{hint} (its"
-                        " options: {known})",
-                        name=name,
-                        option=option,
-                        hint=nearest(option, known),
-                        known=", ".join(known) or "none",
-                    )
+                    "training.loss_options: {name} has no option {option!r}{hint} (its"
+                    " options: {known})",
+                    name=name,
+                    option=option,
+                    hint=nearest(option, known),
+                    known=", ".join(known) or "none",
                 )
             _check_range(name, option, value)
 
@@ -85,16 +78,14 @@ def _check_range(loss: str, option: str, value: object) -> None:
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         raise InputError(
-            translate(
-                "training.loss_options: {loss}.{option} must be {word} from {least} to {most}, got"
-                " {value!r}",
-                loss=loss,
-                option=option,
-                word=word,
-                least=f"{least:g}",
-                most=f"{most:g}",
-                value=value,
-            )
+            "training.loss_options: {loss}.{option} must be {word} from {least} to {most}, got"
+            " {value!r}",
+            loss=loss,
+            option=option,
+            word=word,
+            least=f"{least:g}",
+            most=f"{most:g}",
+            value=value,
         )
 
 
@@ -133,10 +124,8 @@ class WeightedLoss(nn.Module):
         check_supervision(supervision)
         if task == "multiclass" and options.get("focal", {}).get("alpha") is not None:
             raise InputError(
-                translate(
-                    "training.loss_options: focal.alpha is the weight of a foreground; for a"
-                    " multiclass task set training.class_weights"
-                )
+                "training.loss_options: focal.alpha is the weight of a foreground; for a"
+                " multiclass task set training.class_weights"
             )
         self.task, self.supervision = task, supervision
         self.terms: list[tuple[float, Callable[[LossInputs], Tensor]]] = []
@@ -161,12 +150,10 @@ class WeightedLoss(nn.Module):
             weights = [1.0] * len(outputs)
         if len(weights) != len(outputs):
             raise InputError(
-                translate(
-                    "training.supervision has {count} weights, but the network has {outputs}"
-                    " output(s); give one per output",
-                    count=len(weights),
-                    outputs=len(outputs),
-                )
+                "training.supervision has {count} weights, but the network has {outputs}"
+                " output(s); give one per output",
+                count=len(weights),
+                outputs=len(outputs),
             )
         losses = []
         for output, weight in zip(outputs, weights, strict=True):
@@ -183,8 +170,6 @@ def check_supervision(weights: Sequence[float] | None) -> None:
     """Raise InputError unless the weights of the outputs are 0 or more, one of them positive."""
     if weights is not None and not is_weighting(weights):
         raise InputError(
-            translate(
-                "training.supervision must be 0 or more and one of them positive, got {weights}",
-                weights=list(weights),
-            )
+            "training.supervision must be 0 or more and one of them positive, got {weights}",
+            weights=list(weights),
         )

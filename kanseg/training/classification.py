@@ -72,29 +72,23 @@ class ClassificationTask(Task):
         known = list_models("classification")
         if name not in known:
             raise InputError(
-                translate(
-                    "model.name: {name!r} is not a classifier{hint} (known: {known})",
-                    name=name,
-                    hint=nearest(name, known),
-                    known=", ".join(known),
-                )
+                "model.name: {name!r} is not a classifier{hint} (known: {known})",
+                name=name,
+                hint=nearest(name, known),
+                known=", ".join(known),
             )
         if not 0 <= settings.label_smoothing < 1 or min(settings.mixup, settings.cutmix) < 0:
             raise InputError(
-                translate(
-                    "training.label_smoothing must be a share from 0 to below 1, training.mixup and"
-                    " training.cutmix at least 0, got {label_smoothing}, {mixup} and {cutmix}",
-                    label_smoothing=settings.label_smoothing,
-                    mixup=settings.mixup,
-                    cutmix=settings.cutmix,
-                )
+                "training.label_smoothing must be a share from 0 to below 1, training.mixup and"
+                " training.cutmix at least 0, got {label_smoothing}, {mixup} and {cutmix}",
+                label_smoothing=settings.label_smoothing,
+                mixup=settings.mixup,
+                cutmix=settings.cutmix,
             )
         if self.config.model.encoder is not None:
             raise InputError(
-                translate(
-                    "model.encoder: a classifier is an encoder with a head; name the encoder by"
-                    " model.name"
-                )
+                "model.encoder: a classifier is an encoder with a head; name the encoder by"
+                " model.name"
             )
         ImageAugmentation(self.config.data.augment)
 
@@ -124,10 +118,8 @@ class ClassificationTask(Task):
             )
         if settings.monitor == "top5" and len(images.classes) < 6:
             raise InputError(
-                translate(
-                    "training.monitor top5 is meaningless with {count} classes; use top1",
-                    count=len(images.classes),
-                )
+                "training.monitor top5 is meaningless with {count} classes; use top1",
+                count=len(images.classes),
             )
         self.classes = images.classes
         self.preprocess = self._make_preprocess(images, checkpoint, log)
@@ -138,10 +130,8 @@ class ClassificationTask(Task):
         self._train = self.eval_datasets.pop("train")
         if not self._train.one_size and settings.batch_size > 1:
             raise InputError(
-                translate(
-                    "the training images have different sizes: set data.resize to [height, width],"
-                    " or training.batch_size to 1"
-                )
+                "the training images have different sizes: set data.resize to [height, width],"
+                " or training.batch_size to 1"
             )
         augmentation = None
         if self.config.data.augment:
@@ -355,11 +345,9 @@ def _image_size(dataset: ClassificationDataset) -> tuple[int, int]:
     if len(shapes) > 1:
         sizes = ", ".join(map(str, sorted(shapes)))
         raise InputError(
-            translate(
-                "the augmentation gives images of different sizes ({sizes}): end data.augment with"
-                " a Resize or crop",
-                sizes=sizes,
-            )
+            "the augmentation gives images of different sizes ({sizes}): end data.augment with"
+            " a Resize or crop",
+            sizes=sizes,
         )
     _, height, width = shapes.pop()
     return height, width

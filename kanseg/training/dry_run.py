@@ -19,7 +19,6 @@ from kanseg.training.processes import any_process
 from kanseg.training.state import TrainState
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 SAMPLES = 8  # number of samples whose sizes are compared with a batch size of 1
 TOO_SMALL = (  # messages of batch norm and of instance norm
@@ -40,13 +39,11 @@ def explain_norm_errors(images: Tensor) -> Iterator[None]:
             raise
         size = "x".join(map(str, images.shape[-2:]))
         raise InputError(
-            translate(
-                "a batch of {count} images of {size} pixels (height x width) is one pixel at the"
-                " bottom of the network, and the norm there cannot train on one pixel; use larger"
-                " images or batches, a smaller model.options.depth, or model.options.norm: layer",
-                count=len(images),
-                size=size,
-            )
+            "a batch of {count} images of {size} pixels (height x width) is one pixel at the"
+            " bottom of the network, and the norm there cannot train on one pixel; use larger"
+            " images or batches, a smaller model.options.depth, or model.options.norm: layer",
+            count=len(images),
+            size=size,
         ) from None
 
 
@@ -100,12 +97,10 @@ def find_batch_size(state: TrainState, task: Task, dataset: Dataset) -> tuple[in
         if size == 1:
             shape = "x".join(map(str, sample["image"].shape[-2:]))
             raise InputError(
-                translate(
-                    "training.find_batch_size: a step on one image of {shape} pixels (height x"
-                    " width) does not fit into the memory of {device}",
-                    shape=shape,
-                    device=accelerator.device,
-                )
+                "training.find_batch_size: a step on one image of {shape} pixels (height x"
+                " width) does not fit into the memory of {device}",
+                shape=shape,
+                device=accelerator.device,
             )
         size, accumulate = size // 2, accumulate * 2
 

@@ -90,13 +90,11 @@ def fit(
                     on_epoch_end(entry)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            translate(
-                "out of memory on {device} with batches of {batch_size}: use a smaller"
-                " training.batch_size, or training.find_batch_size: true ({reason})",
-                device=state.accelerator.device,
-                batch_size=settings.batch_size,
-                reason=str(error).splitlines()[0][:100],
-            )
+            "out of memory on {device} with batches of {batch_size}: use a smaller"
+            " training.batch_size, or training.find_batch_size: true ({reason})",
+            device=state.accelerator.device,
+            batch_size=settings.batch_size,
+            reason=str(error).splitlines()[0][:100],
         ) from None
 
 

@@ -102,12 +102,10 @@ class SegmentationTask(Task):
         name, known = self.config.model.name, list_models("segmentation")
         if name not in known:
             raise InputError(
-                translate(
-                    "model.name: {name!r} is not a segmentation network{hint} (known: {known})",
-                    name=name,
-                    hint=nearest(name, known),
-                    known=", ".join(known),
-                )
+                "model.name: {name!r} is not a segmentation network{hint} (known: {known})",
+                name=name,
+                hint=nearest(name, known),
+                known=", ".join(known),
             )
 
     def model_arguments(self) -> dict[str, Any]:
@@ -198,12 +196,10 @@ class SegmentationTask(Task):
         name = monitor.removeprefix(ONE_CLASS)
         if monitor.startswith(ONE_CLASS) and name not in classes:
             raise InputError(
-                translate(
-                    "training.monitor: {name!r} is not a class{hint} (known: {names})",
-                    name=name,
-                    hint=nearest(name, classes),
-                    names=", ".join(classes),
-                )
+                "training.monitor: {name!r} is not a class{hint} (known: {names})",
+                name=name,
+                hint=nearest(name, classes),
+                names=", ".join(classes),
             )
 
     def _weighted_loss(self, label_spec: LabelSpec) -> WeightedLoss:
@@ -373,9 +369,7 @@ def open_samples(
             )
     if not samples["train"]:
         names = ", ".join(data.train) or translate("(none given)")
-        raise InputError(
-            translate("no images to train on in split {names}", names=names), where=data.root
-        )
+        raise InputError("no images to train on in split {names}", names=names, where=data.root)
     return report, samples
 
 
@@ -437,19 +431,15 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
     if data.resize is None and data.crop is None and len(sizes) > 1 and len(shapes) == 1:
         few = ", ".join(f"{h}x{w}" for (h, w), _ in sizes.most_common(3))
         raise InputError(
-            translate(
-                "the training images have {count} sizes (height x width: {sizes}): set data.resize"
-                " or data.crop to [height, width], or training.batch_size to 1",
-                count=len(sizes),
-                sizes=few,
-            )
+            "the training images have {count} sizes (height x width: {sizes}): set data.resize"
+            " or data.crop to [height, width], or training.batch_size to 1",
+            count=len(sizes),
+            sizes=few,
         )
     if len(shapes) > 1:
         few = ", ".join(f"{h}x{w}" for h, w in sorted(shapes))
         raise InputError(
-            translate(
-                "the augmentation gives images of the sizes (height x width) {sizes}, for example"
-                " by rotating images that are not square; set data.crop or data.resize to a square",
-                sizes=few,
-            )
+            "the augmentation gives images of the sizes (height x width) {sizes}, for example"
+            " by rotating images that are not square; set data.crop or data.resize to a square",
+            sizes=few,
         )

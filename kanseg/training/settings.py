@@ -19,7 +19,6 @@ from kanseg.training.pretrained import check_encoder, with_encoder_lr
 from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 AT_LEAST = {
@@ -55,41 +54,30 @@ def check_settings(task: Task) -> None:
         value = attrgetter(name)(config)
         if value < minimum:
             raise InputError(
-                translate(
-                    "{name} must be at least {minimum}, got {value}",
-                    name=name,
-                    minimum=minimum,
-                    value=value,
-                )
+                "{name} must be at least {minimum}, got {value}",
+                name=name,
+                minimum=minimum,
+                value=value,
             )
     for name in POSITIVE:
         value = attrgetter(name)(config)
         if value is not None and not value > 0:
-            raise InputError(
-                translate("{name} must be positive, got {value}", name=name, value=value)
-            )
+            raise InputError("{name} must be positive, got {value}", name=name, value=value)
     if config.training.lr > LARGEST_LR:
         raise InputError(
-            translate(
-                "training.lr must be at most {largest_lr}, got {lr}",
-                largest_lr=LARGEST_LR,
-                lr=config.training.lr,
-            )
+            "training.lr must be at most {largest_lr}, got {lr}",
+            largest_lr=LARGEST_LR,
+            lr=config.training.lr,
         )
     if not 0 <= config.training.warmup <= 1:
         raise InputError(
-            translate(
-                "training.warmup must be a share from 0 to 1, got {warmup}",
-                warmup=config.training.warmup,
-            )
+            "training.warmup must be a share from 0 to 1, got {warmup}",
+            warmup=config.training.warmup,
         )
     if not 0 <= config.training.ema < 1:
         raise InputError(
-            translate(
-                "training.ema must be a decay from 0 (no average) to below 1, such as 0.999, got"
-                " {ema}",
-                ema=config.training.ema,
-            )
+            "training.ema must be a decay from 0 (no average) to below 1, such as 0.999, got {ema}",
+            ema=config.training.ema,
         )
     if config.training.wandb != "no":
         import_wandb()
@@ -102,19 +90,17 @@ def check_settings(task: Task) -> None:
     try:
         Penalty(model, config.training.penalty)
     except ValueError as error:
-        raise InputError(translate("training.penalty: {reason}", reason=error)) from None
+        raise InputError(str(error), where="training.penalty") from None
     check_refine(config.training, model)
     pair("data.resize", config.data.resize)
     pair("data.crop", getattr(config.data, "crop", None))
     if config.training.monitor not in task.monitors:
         guess = nearest(config.training.monitor, task.monitors)
         raise InputError(
-            translate(
-                "training.monitor {monitor!r} is not one of {monitors}{guess}",
-                monitor=config.training.monitor,
-                monitors=", ".join(task.monitors),
-                guess=guess,
-            )
+            "training.monitor {monitor!r} is not one of {monitors}{guess}",
+            monitor=config.training.monitor,
+            monitors=", ".join(task.monitors),
+            guess=guess,
         )
 
 
@@ -127,19 +113,15 @@ def check_optimizer(settings: Any, model: nn.Module) -> None:
     groups = parameter_groups(model, settings)
     if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
         raise InputError(
-            translate(
-                "training.lr_factors: {optimizer} has one learning rate for all parameters; leave"
-                " them out, or use another optimizer",
-                optimizer=settings.optimizer,
-            )
+            "training.lr_factors: {optimizer} has one learning rate for all parameters; leave"
+            " them out, or use another optimizer",
+            optimizer=settings.optimizer,
         )
     if settings.optimizer in NEEDS_CLOSURE and settings.function_lr is not None:
         raise InputError(
-            translate(
-                "training.function_lr: {optimizer} has one learning rate for all parameters; leave"
-                " it null, or use another optimizer",
-                optimizer=settings.optimizer,
-            )
+            "training.function_lr: {optimizer} has one learning rate for all parameters; leave"
+            " it null, or use another optimizer",
+            optimizer=settings.optimizer,
         )
     for group in groups:
         group["params"] = [nn.Parameter(torch.zeros(1))]
@@ -149,7 +131,7 @@ def check_optimizer(settings: Any, model: nn.Module) -> None:
             settings.schedule, total=1, warmup=settings.warmup, **settings.schedule_options
         )
     except (TypeError, ValueError) as error:
-        raise InputError(translate("training.schedule: {reason}", reason=error)) from None
+        raise InputError(str(error), where="training.schedule") from None
 
 
 def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -167,7 +149,7 @@ def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.O
             **settings.optimizer_options,
         )
     except (TypeError, ValueError) as error:
-        raise InputError(translate("training.optimizer: {reason}", reason=error)) from None
+        raise InputError(str(error), where="training.optimizer") from None
 
 
 def check_val_split(task: Task) -> None:
@@ -186,11 +168,9 @@ def check_val_split(task: Task) -> None:
         name = "schedule plateau"
     if name is not None:
         raise InputError(
-            translate(
-                "training.{name} needs scores on val, and there is no such split: name one in"
-                " data.val, or leave it out",
-                name=name,
-            )
+            "training.{name} needs scores on val, and there is no such split: name one in"
+            " data.val, or leave it out",
+            name=name,
         )
 
 
@@ -210,13 +190,11 @@ def check_statistics(
     if not usable:
         kind = "finite, positive" if positive else "finite"
         raise InputError(
-            translate(
-                "{name} must have {channels} {kind} values (per channel), got {values}",
-                name=name,
-                channels=channels,
-                kind=kind,
-                values=values,
-            )
+            "{name} must have {channels} {kind} values (per channel), got {values}",
+            name=name,
+            channels=channels,
+            kind=kind,
+            values=values,
         )
 
 
@@ -230,10 +208,8 @@ def pair(name: str, value: list[int] | None) -> tuple[int, int] | None:
         return None
     if len(value) != 2 or min(value) < 1:
         raise InputError(
-            translate(
-                "{name} must be [height, width] of positive integers, got {value}",
-                name=name,
-                value=value,
-            )
+            "{name} must be [height, width] of positive integers, got {value}",
+            name=name,
+            value=value,
         )
     return value[0], value[1]

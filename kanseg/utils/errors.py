@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from kanseg.utils.command import with_command
+from kanseg.utils.language import Text, translate
 from kanseg.utils.text import PrintableStream, ReaderGoneError, printable
 
 
@@ -20,14 +21,22 @@ class InputError(ValueError):
     command-line tools print it without a traceback and exit with code 2.
 
     Args:
-        reason: the message, without the place.
+        text: the message in English, without the place; with values the key of its translation, in
+            which `{name}` stands for a value.
         where: the place, with which the message begins: a file, or a setting.
         code: of the kind of problem, for programs.
+        values: name -> value.
+
+    Attributes:
+        reason: the message in the language of the user, without the place.
     """
 
-    def __init__(self, reason: str = "", *, where: object = None, code: str = ""):
-        super().__init__(reason if where is None else f"{where}: {reason}")
-        self.reason, self.where, self.code = reason, where, code
+    def __init__(
+        self, text: str = "", /, *, where: object = None, code: str = "", **values: object
+    ):
+        self.reason = text if isinstance(text, Text) else translate(text, **values)
+        self.where, self.code = where, code
+        super().__init__(self.reason if where is None else f"{where}: {self.reason}")
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:

@@ -19,7 +19,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.text import one_line
 from kanseg.utils.yaml_names import keep_names
 
@@ -37,11 +36,9 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            translate(
-                "not UTF-8 text ({reason} at byte {start}); save it as UTF-8",
-                reason=error.reason,
-                start=error.start,
-            ),
+            "not UTF-8 text ({reason} at byte {start}); save it as UTF-8",
+            reason=error.reason,
+            start=error.start,
             where=path,
         ) from None
 
@@ -50,7 +47,8 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file; arguments and errors as of `parse_yaml`."""
     if path.stat().st_size > 4 * MAX_YAML:
         raise InputError(
-            translate("too large for a file of settings ({size} bytes)", size=path.stat().st_size),
+            "too large for a file of settings ({size} bytes)",
+            size=path.stat().st_size,
             where=path,
         )
     return parse_yaml(read_text(path), path)
@@ -76,18 +74,14 @@ def parse_yaml(text: str, where: object = None) -> Any:
         InputError: invalid or refused YAML.
     """
     if len(text) > MAX_YAML:
-        raise InputError(
-            translate("too long for settings ({count} characters)", count=len(text)), where=where
-        )
+        raise InputError("too long for settings ({count} characters)", count=len(text), where=where)
     # PyYAML's constructors raise many kinds of errors: ValueError for `!!int x`, KeyError for
     # `!!bool x`, AttributeError for `!!timestamp x`, IndexError for `!!float ''`, RecursionError.
     try:
         content = yaml.load(text.removeprefix("\ufeff"), Loader=_Loader)  # noqa: S506 - a SafeLoader
         _check_plain(content)
     except Exception as error:
-        raise InputError(
-            translate("not valid YAML: {reason}", reason=one_line(error)), where=where
-        ) from None
+        raise InputError("not valid YAML: {reason}", reason=one_line(error), where=where) from None
     return content
 
 
@@ -104,12 +98,10 @@ def parse_json(text: str, where: object) -> Any:
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise InputError(
-            translate("not valid JSON (half of a character, \\uD800 to \\uDFFF)"), where=where
+            "not valid JSON (half of a character, \\uD800 to \\uDFFF)", where=where
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            translate("not valid JSON ({reason})", reason=one_line(error)), where=where
-        ) from None
+        raise InputError("not valid JSON ({reason})", reason=one_line(error), where=where) from None
     return content
 
 
@@ -131,7 +123,7 @@ def read_json_lines(path: Path, fields: Mapping[str, type], *, hint: str) -> lis
         content = parse_json_line(line, fields)
         if content is None:
             raise InputError(
-                translate("line {number} is damaged; {hint}", number=number, hint=hint), where=path
+                "line {number} is damaged; {hint}", number=number, hint=hint, where=path
             )
         found.append(content)
     return found
@@ -160,7 +152,7 @@ def parse_csv(text: str, where: object) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(text)))
     except csv.Error as error:
-        raise InputError(translate("not valid CSV ({reason})", reason=error), where=where) from None
+        raise InputError("not valid CSV ({reason})", reason=error, where=where) from None
 
 
 def typed(value: Any, kind: Any, where: object) -> Any:
@@ -237,11 +229,11 @@ def _typed_fields(value: Any, kind: Any, where: object) -> Any:
     known = {field.name: field for field in fields(kind) if field.init}
     for key, each in value.items():
         if key not in known:
-            raise InputError(translate("unknown entry {key!r:.60}", key=key), where=where)
+            raise InputError("unknown entry {key!r:.60}", key=key, where=where)
         given[key] = typed(each, hints[key], f"{where}: {key}")
     for name, field in known.items():
         if name not in given and field.default is MISSING and field.default_factory is MISSING:
-            raise InputError(translate("the entry {name!r} is missing", name=name), where=where)
+            raise InputError("the entry {name!r} is missing", name=name, where=where)
     return kind(**given)
 
 
@@ -254,9 +246,9 @@ def _refuse(value: Any, kind: Any, where: object) -> Any:
     else:
         shown = f"{value!r:.60}"
     raise InputError(
-        translate(
-            "expected {wanted}, got {shown}", wanted=wanted.replace("typing.", ""), shown=shown
-        ),
+        "expected {wanted}, got {shown}",
+        wanted=wanted.replace("typing.", ""),
+        shown=shown,
         where=where,
     )
 

@@ -45,7 +45,6 @@ from kanseg.config import Config, DataConfig
 from kanseg.config.builtin import find_config
 from kanseg.config.parser import command_line, with_lists
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.reading import read_text
 
 
@@ -81,7 +80,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
     if given.codes:
         return given, None
     if given.folder is None and config is None:
-        raise InputError(translate("give the folder of the data set, or --config FILE.yaml"))
+        raise InputError("give the folder of the data set, or --config FILE.yaml")
     settings = {field.name: given[field.name] for field in fields(DataConfig)}
     if given.folder is not None:
         settings |= {"root": given.folder, "prepare": None}
@@ -100,7 +99,7 @@ def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
             continue
         config = value or next(words, None)
         if not config:
-            raise InputError(translate("--config needs a file"))
+            raise InputError("--config needs a file")
     return rest, None if config is None else find_config(config)
 
 
@@ -117,11 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for target in targets:
         if target.resolve().is_relative_to(Path(data.root).resolve()):
             raise InputError(
-                translate(
-                    "{target} is in the data folder, which is read-only here; choose another"
-                    " folder",
-                    target=target,
-                )
+                "{target} is in the data folder, which is read-only here; choose another folder",
+                target=target,
             )
     from kanseg.data import check_data
     from kanseg.data.checks.page import render_check

@@ -24,7 +24,6 @@ from kanseg.data.augmentation.library import (
 from kanseg.data.augmentation.torchvision_transforms import PREFIX, known_transforms
 from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.text import one_line
 
 # Transforms that scale. By default they would shift the mask by up to half a pixel of the result;
@@ -97,24 +96,20 @@ def import_albumentations(name: object) -> ModuleType:
         pass
     else:
         raise InputError(
-            translate(
-                "albumentationsx (another license, the same import name) is installed; run `pip"
-                ' uninstall albumentationsx` and `pip install "{requirement}"`',
-                requirement=REQUIREMENT,
-            )
+            "albumentationsx (another license, the same import name) is installed; run `pip"
+            ' uninstall albumentationsx` and `pip install "{requirement}"`',
+            requirement=REQUIREMENT,
         )
     try:
         import albumentations
     except ImportError as error:
         raise InputError(
-            translate(
-                "augmentation {name}: albumentations cannot be imported ({reason}): python -m pip"
-                ' install "{requirement}", or take a transform of torchvision, such as'
-                " torchvision.RandomHorizontalFlip",
-                name=name,
-                reason=one_line(error),
-                requirement=REQUIREMENT,
-            )
+            "augmentation {name}: albumentations cannot be imported ({reason}): python -m pip"
+            ' install "{requirement}", or take a transform of torchvision, such as'
+            " torchvision.RandomHorizontalFlip",
+            name=name,
+            reason=one_line(error),
+            requirement=REQUIREMENT,
         ) from None
     return albumentations
 
@@ -135,12 +130,9 @@ def _build(library: ModuleType, spec: Spec) -> Any:
     name = name_and_options(spec)[0]
     if name not in known and name in known_transforms():
         raise InputError(
-            translate(
-                "albumentations has no transform {name!r}, but torchvision has: write"
-                " {prefix}{name}",
-                name=name,
-                prefix=PREFIX,
-            )
+            "albumentations has no transform {name!r}, but torchvision has: write {prefix}{name}",
+            name=name,
+            prefix=PREFIX,
         )
     transform, options = parse_transform(spec, known, "albumentations")
     if transform.__name__ in RESIZING:
@@ -156,9 +148,7 @@ def _build(library: ModuleType, spec: Spec) -> Any:
             return transform(**options)
         except (ValueError, TypeError, UserWarning) as error:
             raise InputError(
-                translate(
-                    "augmentation {name}: {reason}",
-                    name=transform.__name__,
-                    reason=one_line(error, None),
-                )
+                "augmentation {name}: {reason}",
+                name=transform.__name__,
+                reason=one_line(error, None),
             ) from None

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 from kanseg.utils.text import one_line
 
@@ -39,13 +38,11 @@ class LibraryTransforms(ABC):
         # The libraries raise many kinds of exceptions; the user can fix the sample or the list.
         except Exception as error:
             raise InputError(
-                translate(
-                    "augmentation failed on an image of {height}x{width} pixels (height x width):"
-                    " {reason}",
-                    height=image.shape[0],
-                    width=image.shape[1],
-                    reason=one_line(error, None),
-                ),
+                "augmentation failed on an image of {height}x{width} pixels (height x width):"
+                " {reason}",
+                height=image.shape[0],
+                width=image.shape[1],
+                reason=one_line(error, None),
                 where=name,
             ) from error
         is_image = isinstance(changed, np.ndarray) and changed.ndim == 3
@@ -55,14 +52,12 @@ class LibraryTransforms(ABC):
             is_image = is_image and label.shape == (*mask.shape[:-2], *changed.shape[:2])
         if not is_image:
             raise InputError(
-                translate(
-                    "augmentation turned a {kind} image of {channels} channels into {described};"
-                    " leave out {not_images} and the like",
-                    kind=image.dtype,
-                    channels=image.shape[2],
-                    described=_described(changed),
-                    not_images=self.not_images,
-                ),
+                "augmentation turned a {kind} image of {channels} channels into {described};"
+                " leave out {not_images} and the like",
+                kind=image.dtype,
+                channels=image.shape[2],
+                described=_described(changed),
+                not_images=self.not_images,
                 where=name,
             )
         return changed, label
@@ -111,32 +106,26 @@ def parse_transform(
     name, options = name_and_options(spec)
     if name not in known:
         raise InputError(
-            translate(
-                "{library} has no transform {name!r}{hint}",
-                library=library,
-                name=name,
-                hint=nearest(str(name), known),
-            )
+            "{library} has no transform {name!r}{hint}",
+            library=library,
+            name=name,
+            hint=nearest(str(name), known),
         )
     if not isinstance(options, Mapping):
         raise InputError(
-            translate(
-                "augmentation {name}: options must be `{{option: value}}`, got {options!r}",
-                name=name,
-                options=options,
-            )
+            "augmentation {name}: options must be `{{option: value}}`, got {options!r}",
+            name=name,
+            options=options,
         )
     allowed = option_names(known[name])
     for option in options:
         if option not in allowed:
             raise InputError(
-                translate(
-                    "augmentation {name} has no option {option!r}{hint} (it has: {allowed})",
-                    name=name,
-                    option=option,
-                    hint=nearest(str(option), allowed),
-                    allowed=", ".join(allowed) or "none",
-                )
+                "augmentation {name} has no option {option!r}{hint} (it has: {allowed})",
+                name=name,
+                option=option,
+                hint=nearest(str(option), allowed),
+                allowed=", ".join(allowed) or "none",
             )
     return known[name], dict(options)
 
@@ -151,10 +140,7 @@ def name_and_options(spec: object) -> tuple[object, object]:
         return spec, {}
     if not isinstance(spec, Mapping) or len(spec) != 1:
         raise InputError(
-            translate(
-                "an augmentation must be `Name` or `Name: {{option: value}}`, got {spec!r}",
-                spec=spec,
-            )
+            "an augmentation must be `Name` or `Name: {{option: value}}`, got {spec!r}", spec=spec
         )
     name, options = next(iter(spec.items()))
     return name, options or {}

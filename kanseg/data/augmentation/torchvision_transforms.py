@@ -20,7 +20,6 @@ from kanseg.data.augmentation.library import (
 )
 from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 from kanseg.utils.text import one_line
 
@@ -148,14 +147,10 @@ def _build(spec: Spec, masks: bool) -> Any:
     if isinstance(name, str):
         name = name.removeprefix(PREFIX)
         if name in REFUSED:
-            raise InputError(
-                translate("augmentation {name}: {refused}", name=name, refused=REFUSED[name])
-            )
+            raise InputError("augmentation {name}: {refused}", name=name, refused=REFUSED[name])
         if masks and name in REFUSED_WITH_MASKS:
             raise InputError(
-                translate(
-                    "augmentation {name}: {refused}", name=name, refused=REFUSED_WITH_MASKS[name]
-                )
+                "augmentation {name}: {refused}", name=name, refused=REFUSED_WITH_MASKS[name]
             )
     transform, options = parse_transform({name: options}, known_transforms(), "torchvision")
     values = {}
@@ -169,7 +164,7 @@ def _build(spec: Spec, masks: bool) -> Any:
             return transform(**values)
         except Exception as error:  # values of a wrong type fail in many ways
             raise InputError(
-                translate("augmentation {name}: {reason}", name=name, reason=one_line(error, None))
+                "augmentation {name}: {reason}", name=name, reason=one_line(error, None)
             ) from None
 
 
@@ -182,11 +177,9 @@ def _value(name: str, option: str, value: object, masks: bool) -> object:
     if option == "transforms" and name in CONTAINERS:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise InputError(
-                translate(
-                    "augmentation {name}: transforms must be a list of transforms, got {value!r}",
-                    name=name,
-                    value=value,
-                )
+                "augmentation {name}: transforms must be a list of transforms, got {value!r}",
+                name=name,
+                value=value,
             )
         return [_build(spec, masks) for spec in value]
     kinds: Mapping[str, Any] = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
@@ -195,13 +188,11 @@ def _value(name: str, option: str, value: object, masks: bool) -> object:
     members = {member.value: member for member in kinds[option]}
     if str(value).lower() not in members:
         raise InputError(
-            translate(
-                "augmentation {name}: {option} {value!r} is not one of {members}{hint}",
-                name=name,
-                option=option,
-                value=value,
-                members=", ".join(members),
-                hint=nearest(str(value), members),
-            )
+            "augmentation {name}: {option} {value!r} is not one of {members}{hint}",
+            name=name,
+            option=option,
+            value=value,
+            members=", ".join(members),
+            hint=nearest(str(value), members),
         )
     return members[str(value).lower()]

@@ -72,9 +72,8 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
             content = stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            translate(
-                "the file is damaged or truncated ({reason}); download it again", reason=error
-            ),
+            "the file is damaged or truncated ({reason}); download it again",
+            reason=error,
             where=path,
         ) from None
     start = 4 * (1 + dimensions)
@@ -83,12 +82,10 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - start != np.prod(shape):
         raise InputError(
-            translate(
-                "not an idx file of a {dimensions}-dimensional array of bytes ({count} bytes);"
-                " download it again",
-                dimensions=dimensions,
-                count=len(content),
-            ),
+            "not an idx file of a {dimensions}-dimensional array of bytes ({count} bytes);"
+            " download it again",
+            dimensions=dimensions,
+            count=len(content),
             where=path,
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
@@ -112,12 +109,10 @@ def _open_idx(root: Path, download: bool, seed: int, *, name: str) -> FoundImage
     files = _idx_files(root, name)
     if files is None:
         raise InputError(
-            translate(
-                "{original} not found: looked for train-images-idx3-ubyte and the three files that"
-                " belong to it (also .gz) in it and in {original}/raw/; copy them there, or set"
-                " --data.download true",
-                original=original,
-            ),
+            "{original} not found: looked for train-images-idx3-ubyte and the three files that"
+            " belong to it (also .gz) in it and in {original}/raw/; copy them there, or set"
+            " --data.download true",
+            original=original,
             where=root,
         )
     splits = {}
@@ -139,11 +134,9 @@ def _download(name: str, root: Path) -> None:
         getattr(datasets, name)(root, download=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise InputError(
-            translate(
-                "{name} could not be downloaded ({reason}); copy its files there by hand",
-                name=name,
-                reason=error,
-            ),
+            "{name} could not be downloaded ({reason}); copy its files there by hand",
+            name=name,
+            reason=error,
             where=root,
         ) from None
 
@@ -172,12 +165,10 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
         if (parent / folder).is_dir():
             state = translate("is incomplete or damaged (by its MD5 sums)")
         raise InputError(
-            translate(
-                "{folder}/ {state}; unpack {url} there, or remove it and set --data.download true",
-                folder=folder,
-                state=state,
-                url=kind.url,
-            ),
+            "{folder}/ {state}; unpack {url} there, or remove it and set --data.download true",
+            folder=folder,
+            state=state,
+            url=kind.url,
             where=parent,
         ) from None
     classes = tuple(parts["train"].classes)

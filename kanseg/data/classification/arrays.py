@@ -20,7 +20,6 @@ from kanseg.data.classification.sources import (
 from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 CIFAR10_CLASSES = (
     "airplane",
@@ -65,22 +64,24 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
         if files:
             hint = f": {', '.join(path.name for path in files)}; give one of them as root"
         raise InputError(
-            translate("expected one .npz file, found {count}{hint}", count=len(files), hint=hint),
+            "expected one .npz file, found {count}{hint}",
+            count=len(files),
+            hint=hint,
             where=root,
         )
     path = files[0]
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
         raise InputError(
-            translate("not an .npz file, or a truncated one; write it with numpy.savez"), where=path
+            "not an .npz file, or a truncated one; write it with numpy.savez", where=path
         )
     try:
         with decoder_errors(path), np.load(path, allow_pickle=False) as archive:
             return path, {name: archive[name] for name in archive.files}
     except InputError as error:
         if "allow_pickle" not in str(error):
-            raise InputError(translate("{reason}; download it again", reason=error)) from None
+            raise InputError("{reason}; download it again", reason=error) from None
         raise InputError(
-            translate("holds Python objects, which are refused; save plain arrays"), where=path
+            "holds Python objects, which are refused; save plain arrays", where=path
         ) from None
 
 
@@ -105,11 +106,9 @@ def _require(path: Path, arrays: Mapping[str, np.ndarray], *names: str) -> None:
     for name in names:
         if name not in arrays:
             raise InputError(
-                translate(
-                    "there is no array {name} (found: {arrays})",
-                    name=name,
-                    arrays=", ".join(arrays) or "none",
-                ),
+                "there is no array {name} (found: {arrays})",
+                name=name,
+                arrays=", ".join(arrays) or "none",
                 where=path,
             )
 
@@ -122,23 +121,19 @@ def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...
         gap = np.flatnonzero(present != np.arange(len(present)))
         if len(gap):
             raise InputError(
-                translate(
-                    "y_train: no image has the label {gap}, but some have {present}; number the"
-                    " classes 0, 1, ..., or add `classes`",
-                    gap=gap[0],
-                    present=present[-1],
-                ),
+                "y_train: no image has the label {gap}, but some have {present}; number the"
+                " classes 0, 1, ..., or add `classes`",
+                gap=gap[0],
+                present=present[-1],
                 where=path,
             )
         return tuple(map(str, present))
     names = arrays["classes"]
     if names.dtype.kind not in "US" or names.ndim != 1:
         raise InputError(
-            translate(
-                "classes: expected a row of strings, got {dtype} of shape {shape}",
-                dtype=names.dtype,
-                shape=names.shape,
-            ),
+            "classes: expected a row of strings, got {dtype} of shape {shape}",
+            dtype=names.dtype,
+            shape=names.shape,
             where=path,
         )
     if names.dtype.kind == "S":
@@ -175,7 +170,7 @@ def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError(
-            translate("data.format digits needs scikit-learn: python -m pip install scikit-learn")
+            "data.format digits needs scikit-learn: python -m pip install scikit-learn"
         ) from None
     digits = load_digits()
     images = ArrayImages(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")

@@ -16,7 +16,6 @@ from kanseg.data.augmentation.library import Spec
 from kanseg.data.augmentation.torchvision_transforms import TorchvisionTransforms
 from kanseg.data.transforms import AUTO, FLIPS
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 
 def default_transforms(classes: Sequence[str]) -> list[Spec]:
@@ -90,13 +89,11 @@ class Mixer:
         in_range = 0 <= mixup < float("inf") and 0 <= cutmix < float("inf")
         if not in_range or not 0 <= label_smoothing < 1:
             raise InputError(
-                translate(
-                    "mixup and cutmix must be 0 or more and label_smoothing from 0 to below 1, got"
-                    " {mixup}, {cutmix} and {label_smoothing}",
-                    mixup=mixup,
-                    cutmix=cutmix,
-                    label_smoothing=label_smoothing,
-                )
+                "mixup and cutmix must be 0 or more and label_smoothing from 0 to below 1, got"
+                " {mixup}, {cutmix} and {label_smoothing}",
+                mixup=mixup,
+                cutmix=cutmix,
+                label_smoothing=label_smoothing,
             )
         self.mixup, self.cutmix = mixup, cutmix
         self.num_classes, self.label_smoothing = num_classes, label_smoothing

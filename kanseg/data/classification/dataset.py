@@ -88,12 +88,10 @@ def open_images(
     """
     if not 0 <= val_share < 1 or (limit is not None and limit < 1):
         raise InputError(
-            translate(
-                "expected data.val_share from 0 to below 1 and a data.limit of 1 or more, got"
-                " {val_share} and {limit}",
-                val_share=val_share,
-                limit=limit,
-            )
+            "expected data.val_share from 0 to below 1 and a data.limit of 1 or more, got"
+            " {val_share} and {limit}",
+            val_share=val_share,
+            limit=limit,
         )
     check_folds(folds, fold, train=train, val=val, test=test)
     root = Path(root)
@@ -101,12 +99,10 @@ def open_images(
         format = _detect_format(root, log)
     elif format not in FORMATS:
         raise InputError(
-            translate(
-                "data.format: {format!r} is not one of auto, {formats}{hint}",
-                format=format,
-                formats=", ".join(FORMATS),
-                hint=nearest(format, FORMATS),
-            )
+            "data.format: {format!r} is not one of auto, {formats}{hint}",
+            format=format,
+            formats=", ".join(FORMATS),
+            hint=nearest(format, FORMATS),
         )
     found = FORMATS[format].open(root, download, split_seed)
     for note in found.notes:
@@ -182,11 +178,9 @@ def _named_splits(
     trained = [name for name in train if name in (*val, *test)]
     if trained:
         raise InputError(
-            translate(
-                "split {split} is in data.train and in data.val or data.test: scores on training"
-                " images are meaningless",
-                split=", ".join(trained),
-            )
+            "split {split} is in data.train and in data.val or data.test: scores on training"
+            " images are meaningless",
+            split=", ".join(trained),
         )
     for name in val:
         if name in test:
@@ -204,10 +198,8 @@ def _named_splits(
             splits[split] = source
     if "train" not in splits:
         raise InputError(
-            translate(
-                "data.train names no split to train on (found: {splits})",
-                splits=", ".join(found.splits),
-            ),
+            "data.train names no split to train on (found: {splits})",
+            splits=", ".join(found.splits),
             where=root,
         )
     return splits
@@ -268,14 +260,12 @@ def _divide_into_folds(
         members = np.flatnonzero(pool.labels == label)
         if len(set(units[members])) < folds:
             raise InputError(
-                translate(
-                    "{folds} folds need as many images of every class, and {classes} has {count} in"
-                    " {splits}; lower data.folds",
-                    folds=folds,
-                    classes=classes[label],
-                    count=len(set(units[members])),
-                    splits=" + ".join(names),
-                ),
+                "{folds} folds need as many images of every class, and {classes} has {count} in"
+                " {splits}; lower data.folds",
+                folds=folds,
+                classes=classes[label],
+                count=len(set(units[members])),
+                splits=" + ".join(names),
                 where=root,
             )
         for number, part in enumerate(cut_folds(members, units[members], folds, seed)):
@@ -332,11 +322,9 @@ def _detect_format(root: Path, log: Callable[[str], None]) -> str:
     """
     if not root.exists():
         raise InputError(
-            translate(
-                "no such file or folder (looked for {path}); correct data.root, or set data.format"
-                " to one without files (digits)",
-                path=root.resolve(),
-            ),
+            "no such file or folder (looked for {path}); correct data.root, or set data.format"
+            " to one without files (digits)",
+            path=root.resolve(),
             where=root,
         )
     found: list[str] = []
@@ -352,9 +340,9 @@ def _detect_format(root: Path, log: Callable[[str], None]) -> str:
         if found:
             what = translate("matches the formats {names}", names=" and ".join(found))
         raise InputError(
-            translate(
-                "{what}; set data.format to one of {formats}", what=what, formats=", ".join(FORMATS)
-            ),
+            "{what}; set data.format to one of {formats}",
+            what=what,
+            formats=", ".join(FORMATS),
             where=root,
         )
     log(translate("data: {root} is read as {found}", root=root, found=found[0]))
@@ -378,13 +366,11 @@ def _source(
             hint = f"; did you mean {name!r}?"
     if split == "train" or names != [split] or hint:
         raise InputError(
-            translate(
-                "there is no split {name!r}{hint} (found: {splits}); correct data.{split}",
-                name=missing[0],
-                hint=hint,
-                splits=", ".join(found.splits),
-                split=split,
-            ),
+            "there is no split {name!r}{hint} (found: {splits}); correct data.{split}",
+            name=missing[0],
+            hint=hint,
+            splits=", ".join(found.splits),
+            split=split,
             where=root,
         )
     if split == "test":
@@ -399,17 +385,15 @@ def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> 
     for name in images.classes:
         if images.classes.count(name) > 1:
             raise InputError(
-                translate("two classes are called {name!r}; give each its own name", name=name),
+                "two classes are called {name!r}; give each its own name",
+                name=name,
                 where=root,
             )
     present = set(np.unique(images.splits["train"].labels).tolist())
     if len(present) < 2:
         raise InputError(
-            translate(
-                "the training images are all of one class ({classes}); a classifier needs two or"
-                " more",
-                classes=images.classes[min(present)],
-            ),
+            "the training images are all of one class ({classes}); a classifier needs two or more",
+            classes=images.classes[min(present)],
             where=root,
         )
     absent = [name for index, name in enumerate(images.classes) if index not in present]

@@ -63,11 +63,9 @@ def _labeled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
         name = subfolder.name
         if name not in classes:
             raise InputError(
-                translate(
-                    "the training images have no such class{hint} (classes: {classes})",
-                    hint=nearest(name, classes),
-                    classes=shorten(classes),
-                ),
+                "the training images have no such class{hint} (classes: {classes})",
+                hint=nearest(name, classes),
+                classes=shorten(classes),
                 where=subfolder,
             )
         images = _images(subfolder)
@@ -75,10 +73,8 @@ def _labeled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
         labels += [classes.index(name)] * len(images)
     if not paths:
         raise InputError(
-            translate(
-                "expected a folder of images ({formats}) for each class, found none",
-                formats=supported_formats(),
-            ),
+            "expected a folder of images ({formats}) for each class, found none",
+            formats=supported_formats(),
             where=folder,
         )
     return ImageSource.of(FileImages(paths), labels)
@@ -97,10 +93,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             empty.append(f"{path}: a class without images; add some, or remove the folder")
     if {"images", "masks"} <= set(names):
         raise InputError(
-            translate(
-                "images/ and masks/ are the layout for segmentation; to classify, put the images of"
-                " each class into a folder of its own"
-            ),
+            "images/ and masks/ are the layout for segmentation; to classify, put the images of"
+            " each class into a folder of its own",
             where=folder,
         )
     if empty:
@@ -129,17 +123,15 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
     splits = [path.name for path in _subfolders(root) if path.name.lower() in SPLIT_NAMES]
     if splits:
         raise InputError(
-            translate(
-                "{splits} look like splits, but there is no folder train/: rename them to train/,"
-                " val/ and test/",
-                splits=", ".join(splits),
-            ),
+            "{splits} look like splits, but there is no folder train/: rename them to train/,"
+            " val/ and test/",
+            splits=", ".join(splits),
             where=root,
         )
     classes = _class_names(root)
     source = _labeled(root, classes)
     if len(source) < 2:
-        raise InputError(translate("one image cannot be split into train and test"), where=root)
+        raise InputError("one image cannot be split into train and test", where=root)
     train, test = cut(source, TEST_SHARE, seed, root)
     note = (
         f"no folder train/: the folders are classes, and {len(test)} of {len(source)} images become"
@@ -151,11 +143,9 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
 def _must_be_folder(root: Path) -> None:
     if not root.is_dir():
         raise InputError(
-            translate(
-                "no such folder (looked for {path}); data.root must hold train/CLASS/ or CLASS/"
-                " with images",
-                path=root.resolve(),
-            ),
+            "no such folder (looked for {path}); data.root must hold train/CLASS/ or CLASS/"
+            " with images",
+            path=root.resolve(),
             where=root,
         )
 
@@ -168,11 +158,9 @@ def _open_tiny_imagenet(root: Path, download: bool, seed: int) -> FoundImages:
     for name in ("wnids.txt", "train", "val/images", "val/val_annotations.txt"):
         if not (root / name).exists():
             raise InputError(
-                translate(
-                    "{name} is missing; expected the unpacked Tiny ImageNet: train/, val/ and"
-                    " wnids.txt",
-                    name=name,
-                ),
+                "{name} is missing; expected the unpacked Tiny ImageNet: train/, val/ and"
+                " wnids.txt",
+                name=name,
                 where=root,
             )
     lines = [line.strip() for line in read_text(root / "wnids.txt").splitlines()]
@@ -196,18 +184,16 @@ def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
         name, *rest = line.split("\t")
         if not rest or rest[0] not in ids or "/" in name or "\\" in name or name in (".", ".."):
             raise InputError(
-                translate(
-                    "{table}, line {number}: expected a file name and an id of wnids.txt between"
-                    " tabs, got {line!r:.80}",
-                    table=table,
-                    number=number,
-                    line=line,
-                )
+                "{table}, line {number}: expected a file name and an id of wnids.txt between"
+                " tabs, got {line!r:.80}",
+                table=table,
+                number=number,
+                line=line,
             )
         paths.append(folder / "images" / name)
         labels.append(ids.index(rest[0]))
     if not paths:
-        raise InputError(translate("lists no images"), where=table)
+        raise InputError("lists no images", where=table)
     return ImageSource.of(FileImages(paths), labels)
 
 

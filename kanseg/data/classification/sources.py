@@ -105,29 +105,22 @@ class ArrayImages(_RowImages):
     def __init__(self, values: np.ndarray, where: str):
         if values.dtype not in (np.uint8, np.uint16):
             raise InputError(
-                translate(
-                    "images are uint8 or uint16, got {kind}; convert them (values in [0, 1]:"
-                    " multiply by 255 and round)",
-                    kind=values.dtype,
-                ),
+                "images are uint8 or uint16, got {kind}; convert them (values in [0, 1]:"
+                " multiply by 255 and round)",
+                kind=values.dtype,
                 where=where,
             )
         if values.ndim not in (3, 4) or 0 in values.shape:
             raise InputError(
-                translate(
-                    "images are (n, H, W) or (n, H, W, C) and n is at least 1, got the shape"
-                    " {shape}",
-                    shape=values.shape,
-                ),
+                "images are (n, H, W) or (n, H, W, C) and n is at least 1, got the shape {shape}",
+                shape=values.shape,
                 where=where,
             )
         if values.ndim == 4 and values.shape[1] in (1, 3) and values.shape[3] not in (1, 2, 3, 4):
             raise InputError(
-                translate(
-                    "channels come last, (n, H, W, C), got the shape {shape}; use transpose(0, 2,"
-                    " 3, 1)",
-                    shape=values.shape,
-                ),
+                "channels come last, (n, H, W, C), got the shape {shape}; use transpose(0, 2,"
+                " 3, 1)",
+                shape=values.shape,
                 where=where,
             )
         if values.ndim == 3:
@@ -203,11 +196,9 @@ class JpegImages(_RowImages):
         covers = len(offsets) >= 2 and offsets[0] == 0 and offsets[-1] == len(data)
         if not covers or (np.diff(offsets) <= 0).any():
             raise InputError(
-                translate(
-                    "the offsets must rise from 0 to the {count} bytes of the images; the file is"
-                    " damaged, download it again",
-                    count=len(data),
-                ),
+                "the offsets must rise from 0 to the {count} bytes of the images; the file is"
+                " damaged, download it again",
+                count=len(data),
                 where=where,
             )
         self.header, self.data, self.offsets, self.where = header.tobytes(), data, offsets, where
@@ -224,7 +215,7 @@ class JpegImages(_RowImages):
             with decoder_errors(self.name(row)), self._open(row) as image:
                 array = np.asarray(image)
         except InputError as error:
-            raise InputError(translate("{reason}; download the file again", reason=error)) from None
+            raise InputError("{reason}; download the file again", reason=error) from None
         if array.ndim == 2:
             array = array[:, :, None]
         return array
@@ -354,21 +345,17 @@ def checked_labels(
         values = values[:, 0]
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise InputError(
-            translate(
-                "labels must be (n,) integers, class indices from 0, got {kind} of shape {shape};"
-                " convert them",
-                kind=values.dtype,
-                shape=values.shape,
-            ),
+            "labels must be (n,) integers, class indices from 0, got {kind} of shape {shape};"
+            " convert them",
+            kind=values.dtype,
+            shape=values.shape,
             where=where,
         )
     if len(values) != count:
         raise InputError(
-            translate(
-                "{count} labels for {images} images; each image must have one",
-                count=len(values),
-                images=count,
-            ),
+            "{count} labels for {images} images; each image must have one",
+            count=len(values),
+            images=count,
             where=where,
         )
     largest, allowed = np.inf, "0 or more"
@@ -381,13 +368,11 @@ def checked_labels(
     if len(bad):
         rows = ", ".join(f"{values[i]} in row {i}" for i in bad[:5])
         raise InputError(
-            translate(
-                "{count} labels are out of range ({allowed}): {rows}; correct them, or the list of"
-                " classes",
-                count=len(bad),
-                allowed=allowed,
-                rows=rows,
-            ),
+            "{count} labels are out of range ({allowed}): {rows}; correct them, or the list of"
+            " classes",
+            count=len(bad),
+            allowed=allowed,
+            rows=rows,
             where=where,
         )
     return values.astype(np.int64)

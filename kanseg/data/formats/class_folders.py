@@ -96,11 +96,9 @@ def multilabel_spec(
         if task == "binary":
             fix += translate(", or for task: binary put all masks into one folder")
         raise InputError(
-            translate(
-                "masks/ holds a folder per class, which does not fit a {task} task; {fix}",
-                task=task,
-                fix=fix,
-            )
+            "masks/ holds a folder per class, which does not fit a {task} task; {fix}",
+            task=task,
+            fix=fix,
         )
     classes = given.get("classes") or _class_names(found)
     folders = list(classes)
@@ -109,13 +107,11 @@ def multilabel_spec(
     for name in found:
         if name not in folders:
             raise InputError(
-                translate(
-                    "masks/{name} is not a class (expected {folders}){hint}; rename it, or give"
-                    " classes",
-                    name=name,
-                    folders=", ".join(folders),
-                    hint=nearest(name, folders),
-                )
+                "masks/{name} is not a class (expected {folders}){hint}; rename it, or give"
+                " classes",
+                name=name,
+                folders=", ".join(folders),
+                hint=nearest(name, folders),
             )
     settings = {"task": task, "ignore_index": None} | dict(given) | {"classes": tuple(classes)}
     spec = LabelSpec(**settings)
@@ -140,10 +136,8 @@ def _class_names(found: Sequence[str]) -> list[str]:
         return list(found)
     if list(found) != [str(index) for index in range(len(found))]:
         raise InputError(
-            translate(
-                "the folders of masks/ ({found}) are not numbered 0, 1, 2, ...; rename them, or"
-                " give classes",
-                found=", ".join(found),
-            )
+            "the folders of masks/ ({found}) are not numbered 0, 1, 2, ...; rename them, or"
+            " give classes",
+            found=", ".join(found),
         )
     return [f"class_{name}" for name in found]

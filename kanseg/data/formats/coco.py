@@ -97,13 +97,11 @@ def read_coco(
     files = _annotation_files(root)
     if not files:
         raise InputError(
-            translate(
-                "format coco needs {single}, annotations/train.json, annotations/{prefix}*.json or"
-                " train/{roboflow} in it",
-                single=SINGLE,
-                prefix=PREFIX,
-                roboflow=ROBOFLOW,
-            ),
+            "format coco needs {single}, annotations/train.json, annotations/{prefix}*.json or"
+            " train/{roboflow} in it",
+            single=SINGLE,
+            prefix=PREFIX,
+            roboflow=ROBOFLOW,
             where=root,
         )
     given = read_label_settings(root, overrides or {})
@@ -175,16 +173,15 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     content = read_json(path)
     for key, needed in NEEDED_KEYS.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(
-                translate("not COCO annotations, there is no list {key!r}", key=key), where=path
-            )
+            raise InputError("not COCO annotations, there is no list {key!r}", key=key, where=path)
         for number, entry in enumerate(content[key]):
             for name in needed:
                 if not isinstance(entry, dict) or not isinstance(entry.get(name), (int, str)):
                     raise InputError(
-                        translate(
-                            "{key}[{number}] has no {name!r}", key=key, number=number, name=name
-                        ),
+                        "{key}[{number}] has no {name!r}",
+                        key=key,
+                        number=number,
+                        name=name,
                         where=path,
                     )
     return content
@@ -200,18 +197,17 @@ def _categories(contents: Mapping[AnnotationFile, dict[str, Any]]) -> dict[int, 
             number, name = entry["id"], str(entry["name"])
             if found.setdefault(number, name) != name:
                 raise InputError(
-                    translate(
-                        "category {number} is {name!r} here and {found!r} in another file",
-                        number=number,
-                        name=name,
-                        found=found[number],
-                    ),
+                    "category {number} is {name!r} here and {found!r} in another file",
+                    number=number,
+                    name=name,
+                    found=found[number],
                     where=file.path,
                 )
     if not found or not all(isinstance(number, int) for number in found):
         first = next(iter(contents))
         raise InputError(
-            translate("categories must have integers as ids, got {found}", found=list(found)[:5]),
+            "categories must have integers as ids, got {found}",
+            found=list(found)[:5],
             where=first.path,
         )
     count = Counter(found.values())
@@ -293,17 +289,15 @@ def _samples(
     used: set[str] = set()
     for entry in content["images"]:
         if entry["id"] in images:
-            raise InputError(translate("two images have the same id"), where=file.path)
+            raise InputError("two images have the same id", where=file.path)
         images[entry["id"]] = entry
         name = relative_path(file.path, entry["file_name"])
         names[entry["id"]] = name
         if name in used:  # as two samples, each would lack the objects of the other
             raise InputError(
-                translate(
-                    "{name!r} is the file of two images; give their annotations one image_id, and"
-                    " remove the other image",
-                    name=name,
-                ),
+                "{name!r} is the file of two images; give their annotations one image_id, and"
+                " remove the other image",
+                name=name,
                 where=file.path,
             )
         used.add(name)
@@ -333,11 +327,9 @@ def _regions(
     for number, entry in enumerate(annotations):
         if entry["category_id"] not in class_of:
             raise InputError(
-                translate(
-                    "annotations[{number}] has category_id {entry!r}, which is not a category",
-                    number=number,
-                    entry=entry["category_id"],
-                ),
+                "annotations[{number}] has category_id {entry!r}, which is not a category",
+                number=number,
+                entry=entry["category_id"],
                 where=path,
             )
         label = class_of[entry["category_id"]]
@@ -366,11 +358,9 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
         polygons = check_polygons(shape)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            translate(
-                "annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y, ...],"
-                " or {{size, counts}}; a box is not enough",
-                number=number,
-            ),
+            "annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y, ...],"
+            " or {{size, counts}}; a box is not enough",
+            number=number,
             where=path,
         ) from None
     return Region(label, polygons, _area(entry, polygons), crowd)

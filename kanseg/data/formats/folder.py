@@ -78,11 +78,9 @@ def read_folder(
     root = Path(root)
     if not root.is_dir():
         raise InputError(
-            translate(
-                "no such folder (looked for {path}); data.root (or --root) must hold images/ and"
-                " masks/, or train/, val/ and test/ with them",
-                path=root.resolve(),
-            ),
+            "no such folder (looked for {path}); data.root (or --root) must hold images/ and"
+            " masks/, or train/, val/ and test/ with them",
+            path=root.resolve(),
             where=root,
         )
     notes: list[str] = []
@@ -98,11 +96,9 @@ def read_folder(
                 "to classify images that lie in a folder for each class, use `{tool}`; ", tool=tool
             )
         raise InputError(
-            translate(
-                "no images and masks that belong together were found; {hint}{advice}",
-                hint=hint,
-                advice=describe_folders(root),
-            ),
+            "no images and masks that belong together were found; {hint}{advice}",
+            hint=hint,
+            advice=describe_folders(root),
             where=root,
         )
     images, masks = _list_files(root, pairs, layout, notes, problems)
@@ -230,13 +226,11 @@ def _without_suffixes(
     if suffixes is None:
         image, mask = min(images.values()), min(masks.files.values())
         raise InputError(
-            translate(
-                "no mask has the name of an image: images are named like {image}, masks like"
-                " {mask}; if their names end differently, give mask_suffix (and image_suffix) in"
-                " dataset.yaml, such as {{mask_suffix: _mask}}",
-                image=image.name,
-                mask=mask.name,
-            ),
+            "no mask has the name of an image: images are named like {image}, masks like"
+            " {mask}; if their names end differently, give mask_suffix (and image_suffix) in"
+            " dataset.yaml, such as {{mask_suffix: _mask}}",
+            image=image.name,
+            mask=mask.name,
             where=pair.masks,
         )
     if not any(suffixes):
@@ -267,7 +261,7 @@ def _strip(files: Files, suffix: str, folder: Path, notes: list[str]) -> Files:
     }
     if files and not found:
         raise InputError(
-            translate("no name ends in {suffix}, as dataset.yaml says", suffix=suffix), where=folder
+            "no name ends in {suffix}, as dataset.yaml says", suffix=suffix, where=folder
         )
     if len(found) < len(files):
         others = len(files) - len(found)

@@ -10,7 +10,6 @@ from kanseg.data.formats.issues import Issue
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 
@@ -59,12 +58,10 @@ class DatasetIndex:
                 raise self.error(problem)
             if name not in self.splits:
                 raise InputError(
-                    translate(
-                        "there is no split {name!r}{hint} (found: {found})",
-                        name=name,
-                        hint=nearest(name, self.splits),
-                        found=", ".join(self.splits) or "none",
-                    ),
+                    "there is no split {name!r}{hint} (found: {found})",
+                    name=name,
+                    hint=nearest(name, self.splits),
+                    found=", ".join(self.splits) or "none",
                     where=self.root,
                 )
             found |= dict.fromkeys(self.splits[name])

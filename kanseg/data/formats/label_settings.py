@@ -62,14 +62,18 @@ def read_layout_settings(root: Path) -> dict[str, str]:
     for key, value in found.items():
         if not isinstance(value, str):
             raise InputError(
-                translate("{key} must be text, got {value!r:.80}", key=key, value=value),
+                "{key} must be text, got {value!r:.80}",
+                key=key,
+                value=value,
                 where=root / DATASET,
             )
         if key in ("images", "masks"):
             folder = root / value
             if not is_folder_within(folder, root):
                 raise InputError(
-                    translate("{key}: {value!r:.200} is not a folder in it", key=key, value=value),
+                    "{key}: {value!r:.200} is not a folder in it",
+                    key=key,
+                    value=value,
                     where=root / DATASET,
                 )
     return found
@@ -208,10 +212,7 @@ def _infer(
         raise InputError(_propose_palette(colors))
     if not found:
         raise InputError(
-            translate(
-                "the classes cannot be inferred from the masks; give task and classes in"
-                " dataset.yaml"
-            )
+            "the classes cannot be inferred from the masks; give task and classes in dataset.yaml"
         )
     if set(found) <= {0, 255} and IGNORE_INDEX in found:
         guess = _binary_of_255(given, notes)
@@ -253,18 +254,14 @@ def _binary_of_255(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
     classes = given.get("classes", ("background", "foreground"))
     if given.get("ignore_index") == IGNORE_INDEX:
         raise InputError(
-            translate(
-                "masks hold only 0 and 255, but ignore_index is 255; give mask_values, such as {0:"
-                " 0, 255: 1}"
-            )
+            "masks hold only 0 and 255, but ignore_index is 255; give mask_values, such as {0:"
+            " 0, 255: 1}"
         )
     if len(classes) != 2:
         raise InputError(
-            translate(
-                "masks hold only 0 and 255, but the classes are {names}; give mask_values, or two"
-                " classes",
-                names=", ".join(classes),
-            )
+            "masks hold only 0 and 255, but the classes are {names}; give mask_values, or two"
+            " classes",
+            names=", ".join(classes),
         )
     notes.append(translate("masks hold 0 and 255: read as {names}", names=" and ".join(classes)))
     return {"task": "binary", "classes": classes, "mask_values": {0: 0, 255: 1}}
@@ -280,15 +277,13 @@ def _classes_of_indices(
     for expected, value in enumerate(indices):
         if value != expected:
             raise InputError(
-                translate(
-                    "masks hold the values {values}; without classes they must be 0, 1, 2, ..."
-                    " without gaps, but {file} holds {value}; correct the masks, or give classes"
-                    " (and mask_values) in dataset.yaml or as data.classes, with which"
-                    " data.skip_bad can leave such masks out",
-                    values=shorten(sorted(found)),
-                    file=found[value].name,
-                    value=value,
-                )
+                "masks hold the values {values}; without classes they must be 0, 1, 2, ..."
+                " without gaps, but {file} holds {value}; correct the masks, or give classes"
+                " (and mask_values) in dataset.yaml or as data.classes, with which"
+                " data.skip_bad can leave such masks out",
+                values=shorten(sorted(found)),
+                file=found[value].name,
+                value=value,
             )
     ignored = translate(", 255 ignored") if IGNORE_INDEX in found else ""
     if len(indices) <= 2:
@@ -321,17 +316,15 @@ def _read_dataset_yaml(root: Path) -> dict[str, Any]:
     known = [*(each.name for each in fields(LabelSpec)), *LAYOUT_KEYS]
     if not isinstance(content, dict):
         raise InputError(
-            translate("expected `key: value` lines ({known})", known=", ".join(known)), where=path
+            "expected `key: value` lines ({known})", known=", ".join(known), where=path
         )
     for key in content:
         if key not in known:
             raise InputError(
-                translate(
-                    "unknown key {key!r}{hint} (known: {known})",
-                    key=key,
-                    hint=nearest(str(key), known),
-                    known=", ".join(known),
-                ),
+                "unknown key {key!r}{hint} (known: {known})",
+                key=key,
+                hint=nearest(str(key), known),
+                known=", ".join(known),
                 where=path,
             )
     return dict(content)
@@ -348,7 +341,8 @@ def _class_names(root: Path, classes: object) -> tuple[str, ...]:
     is_list = isinstance(classes, (list, tuple))
     if not is_list or not all(isinstance(name, str) or _is_integer(name) for name in classes):
         raise InputError(
-            translate("classes must be a list of names, got {classes!r}", classes=classes),
+            "classes must be a list of names, got {classes!r}",
+            classes=classes,
             where=root,
         )
     return tuple(map(str, classes))
@@ -360,10 +354,8 @@ def _integer_map(root: Path, values: object) -> dict[int, int]:
         numbers = [*values.keys(), *values.values()]
     if not all(map(_is_integer, numbers)):
         raise InputError(
-            translate(
-                "mask_values must be a map of integers such as {{0: 0, 255: 1}}, got {values!r}",
-                values=values,
-            ),
+            "mask_values must be a map of integers such as {{0: 0, 255: 1}}, got {values!r}",
+            values=values,
             where=root,
         )
     return dict(values)
@@ -378,11 +370,8 @@ def _palette(root: Path, palette: object) -> tuple[tuple[int, int, int], ...]:
         for color in palette
     ):
         raise InputError(
-            translate(
-                "palette must be a list of [red, green, blue] from 0 to 255, or voc, got"
-                " {palette!r}",
-                palette=palette,
-            ),
+            "palette must be a list of [red, green, blue] from 0 to 255, or voc, got {palette!r}",
+            palette=palette,
             where=root,
         )
     return tuple(tuple(color) for color in palette)

@@ -125,7 +125,7 @@ def _no_tasks(root: Path) -> InputError:
     """Return why there is nothing to read."""
     exports = _exports(root)
     if exports:
-        return InputError(translate("no task is annotated"), where=exports[0])
+        return InputError("no task is annotated", where=exports[0])
     reason = translate("format label_studio needs a JSON export of Label Studio in it")
     if next(root.glob(BRUSH_FILE), None) is not None:
         reason = translate(
@@ -139,16 +139,13 @@ def _read_tasks(path: Path, notes: list[str]) -> list[Task]:
     """Read the annotated tasks of a JSON export."""
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
-        raise InputError(
-            translate("not an export of Label Studio, which is a list of tasks"), where=path
-        )
+        raise InputError("not an export of Label Studio, which is a list of tasks", where=path)
     tasks, several, without = [], 0, 0
     for number, entry in enumerate(content):
         if "annotations" not in entry and "completions" not in entry:
             raise InputError(
-                translate(
-                    "task {number} has no annotations; export as JSON (not JSON-MIN)", number=number
-                ),
+                "task {number} has no annotations; export as JSON (not JSON-MIN)",
+                number=number,
                 where=path,
             )
         annotations = [
@@ -201,9 +198,7 @@ def _image_of(path: Path, number: int, entry: Mapping[str, Any]) -> str:
     upload = entry.get("file_upload")
     if isinstance(upload, str) and _path_in(upload).name:
         return upload
-    raise InputError(
-        translate("task {number} names no image in its data", number=number), where=path
-    )
+    raise InputError("task {number} names no image in its data", number=number, where=path)
 
 
 def _path_in(text: str) -> PurePosixPath:
@@ -234,23 +229,19 @@ def _find_images(root: Path, tasks: Sequence[Task], finder: ImageFinder) -> list
         images.append(found)
     if len(missing) == len(tasks):
         raise InputError(
-            translate(
-                "none of the {count} images exists; Label Studio's JSON export does not hold them:"
-                " put the files into {folder} ({names})",
-                count=len(tasks),
-                folder=root / "images",
-                names=few(missing),
-            ),
+            "none of the {count} images exists; Label Studio's JSON export does not hold them:"
+            " put the files into {folder} ({names})",
+            count=len(tasks),
+            folder=root / "images",
+            names=few(missing),
             where=tasks[0].source,
         )
     for image, count in Counter(images).items():
         if count > 1:  # as two samples, each would lack the objects of the other
             raise InputError(
-                translate(
-                    "{image} is the image of {count} tasks; keep one of them",
-                    image=image.name,
-                    count=count,
-                ),
+                "{image} is the image of {count} tasks; keep one of them",
+                image=image.name,
+                count=count,
                 where=tasks[0].source,
             )
     return images

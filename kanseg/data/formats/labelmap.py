@@ -53,7 +53,7 @@ def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
         )
     colors = {background: colors.get(background, BLACK)} | colors
     if len(colors) < 2:
-        raise InputError(translate("no class except the background"), where=path)
+        raise InputError("no class except the background", where=path)
     palette = list(colors.values())
     if ignored is None and VOID_COLOR not in palette:
         ignored = VOID_COLOR
@@ -98,16 +98,14 @@ def _read_colors(path: Path) -> dict[str, Color]:
     colors: dict[str, Color] = {}
     for name, color in entries:
         if name in colors:
-            raise InputError(translate("{name!r} is listed twice", name=name), where=path)
+            raise InputError("{name!r} is listed twice", name=name, where=path)
         for other, other_color in colors.items():
             if color == other_color:
                 raise InputError(
-                    translate(
-                        "{other!r} and {name!r} have the same color {color}",
-                        other=other,
-                        name=name,
-                        color=list(color),
-                    ),
+                    "{other!r} and {name!r} have the same color {color}",
+                    other=other,
+                    name=name,
+                    color=list(color),
                     where=path,
                 )
         colors[name] = color
@@ -123,12 +121,10 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[str, Color | None]:
         color = COLOR.fullmatch(match["color"])
     if color is None or max(map(int, color.groups())) > 255:
         raise InputError(
-            translate(
-                "line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0 to"
-                " 255, got {line!r:.80}",
-                number=number,
-                line=line,
-            ),
+            "line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0 to"
+            " 255, got {line!r:.80}",
+            number=number,
+            line=line,
             where=path,
         )
     red, green, blue = color.groups()
@@ -144,7 +140,8 @@ def _with_colors(
         return list(entries)
     if len(without) < len(entries):
         raise InputError(
-            translate("{name!r} has no color, but others have one; add its color", name=without[0]),
+            "{name!r} has no color, but others have one; add its color",
+            name=without[0],
             where=path,
         )
     return list(zip(without, voc_palette(len(entries)), strict=True))

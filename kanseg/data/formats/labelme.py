@@ -119,7 +119,7 @@ def read_labelme(
     notes: list[str] = []
     files = [_read_label_file(path) for path in _label_files(root)]
     if not files:
-        raise InputError(translate("format labelme needs JSON files of labelme in it"), where=root)
+        raise InputError("format labelme needs JSON files of labelme in it", where=root)
     finder = ImageFinder(root)
     images = _find_images(root, files, finder)
     given = read_label_settings(root, overrides or {})
@@ -158,7 +158,7 @@ def _read_label_file(path: Path) -> LabelFile:
     try:
         content = read_json(path)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-            raise InputError(translate("not a file of labelme, there is no list 'shapes'"))
+            raise InputError("not a file of labelme, there is no list 'shapes'")
         shapes, kinds = [], []
         for number, entry in enumerate(content["shapes"]):
             kind = _kind(number, entry)
@@ -175,7 +175,7 @@ def _read_label_file(path: Path) -> LabelFile:
 def _kind(number: int, entry: object) -> str:
     """Return the type of a shape; before labelme 3 there were only polygons."""
     if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
-        raise InputError(translate("shapes[{number}] has no label", number=number))
+        raise InputError("shapes[{number}] has no label", number=number)
     return str(entry.get("shape_type") or "polygon")
 
 
@@ -193,22 +193,18 @@ def _shape(number: int, entry: Mapping[str, Any], kind: str) -> Shape:
     except KeyError:
         known = ", ".join([*OUTLINES, "mask", *WITHOUT_AREA])
         raise InputError(
-            translate(
-                "shapes[{number}] is a {kind!r:.40}, not one of {known}",
-                number=number,
-                kind=kind,
-                known=known,
-            )
+            "shapes[{number}] is a {kind!r:.40}, not one of {known}",
+            number=number,
+            kind=kind,
+            known=known,
         ) from None
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            translate(
-                "shapes[{number}] ({label}, {kind}) cannot be read: {reason}",
-                number=number,
-                label=label,
-                kind=kind,
-                reason=error,
-            )
+            "shapes[{number}] ({label}, {kind}) cannot be read: {reason}",
+            number=number,
+            label=label,
+            kind=kind,
+            reason=error,
         ) from None
 
 
@@ -295,26 +291,22 @@ def _find_images(root: Path, files: Sequence[LabelFile], finder: ImageFinder) ->
         first = only_inside[0]
         folder = root.as_posix().replace("'", "")
         raise InputError(
-            translate(
-                "the image {image!r} does not exist as a file, only inside the JSON (imageData;"
-                " {count} of {total} files alike); copy the images beside the JSON files, or write"
-                " them once: {format}",
-                image=first.image,
-                count=len(only_inside),
-                total=len(files),
-                format=WRITE_IMAGES.format(folder=folder),
-            ),
+            "the image {image!r} does not exist as a file, only inside the JSON (imageData;"
+            " {count} of {total} files alike); copy the images beside the JSON files, or write"
+            " them once: {format}",
+            image=first.image,
+            count=len(only_inside),
+            total=len(files),
+            format=WRITE_IMAGES.format(folder=folder),
             where=first.path,
         )
     for image, count in Counter(images.values()).items():
         if count > 1:  # as two samples, each would lack the shapes of the other
             both = [str(path.relative_to(root)) for path, each in images.items() if each == image]
             raise InputError(
-                translate(
-                    "{both} is of the same image {image}; remove one of them",
-                    both=both[1],
-                    image=image.name,
-                ),
+                "{both} is of the same image {image}; remove one of them",
+                both=both[1],
+                image=image.name,
                 where=root / both[0],
             )
     return images

@@ -61,9 +61,9 @@ def read_nnunet(
     root = Path(root)
     if not is_nnunet(root):
         raise InputError(
-            translate(
-                "format nnunet needs {images}/ and {masks}/ in it", images=IMAGES, masks=MASKS
-            ),
+            "format nnunet needs {images}/ and {masks}/ in it",
+            images=IMAGES,
+            masks=MASKS,
             where=root,
         )
     _refuse_volumes(root)
@@ -106,12 +106,10 @@ def _refuse_volumes(root: Path) -> None:
     for path in sorted((root / IMAGES).iterdir()):
         if path.name.lower().endswith(VOLUMES):
             raise InputError(
-                translate(
-                    "a volume; kanseg reads 2-D images: write its slices, and those of {masks}/,"
-                    " as PNG or TIFF of the same names into images/ and masks/ (nibabel's"
-                    " load(f).get_fdata()[:, :, i], then kanseg.data.write_png for the masks)",
-                    masks=MASKS,
-                ),
+                "a volume; kanseg reads 2-D images: write its slices, and those of {masks}/,"
+                " as PNG or TIFF of the same names into images/ and masks/ (nibabel's"
+                " load(f).get_fdata()[:, :, i], then kanseg.data.write_png for the masks)",
+                masks=MASKS,
                 where=path,
             )
 
@@ -130,7 +128,8 @@ def _samples(
         match = CHANNEL.fullmatch(stem)
         if match is None:
             raise InputError(
-                translate("expected a name such as CASE_0000{suffix}", suffix=path.suffix),
+                "expected a name such as CASE_0000{suffix}",
+                suffix=path.suffix,
                 where=path,
             )
         files[nfc(match["case"])].append(path)
@@ -139,16 +138,14 @@ def _samples(
         case, paths = next(iter(several.items()))
         names = ", ".join(f"'{path.name}'" for path in paths)
         raise InputError(
-            translate(
-                "case {case} has {count} image files, one a channel ({total} cases alike), and"
-                " kanseg reads one file an image; stack each case: tifffile.imwrite('{case}.tif',"
-                " numpy.dstack([PIL.Image.open(f) for f in ({names})])), into images/, the masks"
-                " into masks/, with data.channels {count}",
-                case=case,
-                count=len(paths),
-                total=len(several),
-                names=names,
-            ),
+            "case {case} has {count} image files, one a channel ({total} cases alike), and"
+            " kanseg reads one file an image; stack each case: tifffile.imwrite('{case}.tif',"
+            " numpy.dstack([PIL.Image.open(f) for f in ({names})])), into images/, the masks"
+            " into masks/, with data.channels {count}",
+            case=case,
+            count=len(paths),
+            total=len(several),
+            names=names,
             where=root / images,
         )
     found = list_images(root / masks, root, notes, problems)
@@ -175,10 +172,8 @@ def _label_settings(
     if "classes" in given or not (root / DESCRIPTION).is_file():
         if "classes" not in given:
             raise InputError(
-                translate(
-                    "there is no {description} with the labels; give classes",
-                    description=DESCRIPTION,
-                ),
+                "there is no {description} with the labels; give classes",
+                description=DESCRIPTION,
                 where=root,
             )
         given.setdefault("task", "binary" if len(given["classes"]) == 2 else "multiclass")
@@ -188,7 +183,8 @@ def _label_settings(
     classes = sorted(values, key=values.get)
     if [values[name] for name in classes] != list(range(len(classes))):
         raise InputError(
-            translate("labels must be 0 (background), 1, 2, ..., got {values}", values=values),
+            "labels must be 0 (background), 1, 2, ..., got {values}",
+            values=values,
             where=root / DESCRIPTION,
         )
     notes.append(
@@ -217,19 +213,15 @@ def _read_labels(path: Path) -> dict[str, int]:
     content = read_json(path)
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict) or not labels:
-        raise InputError(
-            translate("has no labels, a map such as {background: 0, tumor: 1}"), where=path
-        )
+        raise InputError("has no labels, a map such as {background: 0, tumor: 1}", where=path)
     found: dict[str, int] = {}
     for key, value in labels.items():
         if isinstance(value, list):
             raise InputError(
-                translate(
-                    "label {key!r} is a region of the values {value}; kanseg reads one class per"
-                    " value: give classes, or a mask per class in masks/CLASS/",
-                    key=key,
-                    value=value,
-                ),
+                "label {key!r} is a region of the values {value}; kanseg reads one class per"
+                " value: give classes, or a mask per class in masks/CLASS/",
+                key=key,
+                value=value,
                 where=path,
             )
         name, number = key, value
@@ -237,7 +229,9 @@ def _read_labels(path: Path) -> dict[str, int]:
             name, number = value, int(key)
         if not isinstance(number, int) or isinstance(number, bool):
             raise InputError(
-                translate("label {key!r} has no number, got {value!r:.80}", key=key, value=value),
+                "label {key!r} has no number, got {value!r:.80}",
+                key=key,
+                value=value,
                 where=path,
             )
         found[name] = number

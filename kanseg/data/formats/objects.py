@@ -58,13 +58,12 @@ def object_label_spec(
     """
     if "mask_values" in given:
         raise InputError(
-            translate("mask_values has no meaning for {form}; leave it out", form=form), where=root
+            "mask_values has no meaning for {form}; leave it out", form=form, where=root
         )
     if given.get("ignore_index", IGNORE_INDEX) not in (None, IGNORE_INDEX):
         raise InputError(
-            translate(
-                "ignore_index has no meaning for {form}; leave it out, or select classes", form=form
-            ),
+            "ignore_index has no meaning for {form}; leave it out, or select classes",
+            form=form,
             where=root,
         )
     multilabel = given.get("task") == "multilabel"
@@ -82,14 +81,12 @@ def object_label_spec(
             if multilabel:
                 first = ""
             raise InputError(
-                translate(
-                    "class {name!r} is not in the annotations{hint} (known: {names}); give"
-                    " classes{first}",
-                    name=name,
-                    hint=nearest(name, names),
-                    names=", ".join(names),
-                    first=first,
-                ),
+                "class {name!r} is not in the annotations{hint} (known: {names}); give"
+                " classes{first}",
+                name=name,
+                hint=nearest(name, names),
+                names=", ".join(names),
+                first=first,
                 where=root,
             )
     task = given.get("task", "multiclass")
@@ -239,21 +236,21 @@ def relative_path(path: Path, name: object) -> str:
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not text.isprintable():
         raise InputError(
-            translate("file_name {path!r:.100} has characters that cannot be printed", path=text),
+            "file_name {path!r:.100} has characters that cannot be printed",
+            path=text,
             where=path,
         )
     if len(text.encode()) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
         raise InputError(
-            translate("file_name {path!r:.100} is longer than a file system allows", path=text),
+            "file_name {path!r:.100} is longer than a file system allows",
+            path=text,
             where=path,
         )
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
-            translate(
-                "file_name {path!r} must be a relative path inside the folder of the images; .."
-                " and absolute paths are refused",
-                path=text,
-            ),
+            "file_name {path!r} must be a relative path inside the folder of the images; .."
+            " and absolute paths are refused",
+            path=text,
             where=path,
         )
     return "/".join(parts)
@@ -329,11 +326,9 @@ class ImageFinder:
         if len(equal) > 1:
             names = few(path.relative_to(self.root).as_posix() for path in equal)
             raise InputError(
-                translate(
-                    "the image {name} may be {names}; rename or remove all but one",
-                    name=best.name,
-                    names=names,
-                ),
+                "the image {name} may be {names}; rename or remove all but one",
+                name=best.name,
+                names=names,
                 where=near,
             )
         return best

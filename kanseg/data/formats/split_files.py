@@ -127,14 +127,12 @@ def read_groups(root: Path) -> dict[str, str] | None:
         name, group = nfc(row[0].strip()), row[1].strip()
         if found.setdefault(name, group) != group:
             raise InputError(
-                translate(
-                    "{name!r} is in two groups, {found!r} and {group!r}; keep one line",
-                    name=name,
-                    found=found[name],
-                    group=group,
-                ),
+                "{name!r} is in two groups, {found!r} and {group!r}; keep one line",
+                name=name,
+                found=found[name],
+                group=group,
                 where=table,
             )
     if not found:
-        raise InputError(translate("has no line NAME,GROUP, separated by a comma"), where=table)
+        raise InputError("has no line NAME,GROUP, separated by a comma", where=table)
     return found

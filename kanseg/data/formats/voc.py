@@ -66,17 +66,17 @@ def read_voc(
     root = Path(root)
     if not (root / MASKS).is_dir():
         raise InputError(
-            translate("format voc needs {images}/ and {masks}/ in it", images=IMAGES, masks=MASKS),
+            "format voc needs {images}/ and {masks}/ in it",
+            images=IMAGES,
+            masks=MASKS,
             where=root,
         )
     if not (root / IMAGES).is_dir():
         raise InputError(
-            translate(
-                "format voc needs {images}/, and there is only {masks}/; in CVAT, tick `Save"
-                " images` for the export, or copy the images into {images}/",
-                images=IMAGES,
-                masks=MASKS,
-            ),
+            "format voc needs {images}/, and there is only {masks}/; in CVAT, tick `Save"
+            " images` for the export, or copy the images into {images}/",
+            images=IMAGES,
+            masks=MASKS,
             where=root,
         )
     notes: list[str] = []

@@ -82,10 +82,7 @@ def read_yolo(
         content = read_yaml(path)
         if "kpt_shape" in content:
             raise InputError(
-                translate(
-                    "kpt_shape: these are keypoints, not polygons; export polygons (YOLO"
-                    " segmentation)"
-                ),
+                "kpt_shape: these are keypoints, not polygons; export polygons (YOLO segmentation)",
                 where=path,
             )
         images = _images_of_yaml(root, path, content, notes)
@@ -93,7 +90,7 @@ def read_yolo(
         images = _images_by_folder(root)
     if not any(images.values()):
         raise InputError(
-            translate("format yolo needs data.yaml with names and train, or images/ and labels/"),
+            "format yolo needs data.yaml with names and train, or images/ and labels/",
             where=root,
         )
     names = _class_names(root, path, content, notes)
@@ -158,13 +155,10 @@ def _images_of_yaml(
                 )
             else:
                 raise InputError(
-                    translate(
-                        "{key}: {place!r:.200} does not exist below {root}; correct it, or remove"
-                        " it",
-                        key=key,
-                        place=str(place),
-                        root=root,
-                    ),
+                    "{key}: {place!r:.200} does not exist below {root}; correct it, or remove it",
+                    key=key,
+                    place=str(place),
+                    root=root,
                     where=path,
                 )
         if found:
@@ -195,7 +189,7 @@ def _images_of_place(root: Path, place: Path) -> list[Path]:
         image = _longest_end(root, _parts(line.strip()))
         if image is None:
             raise InputError(
-                translate("the image {name!r:.200} does not exist", name=line.strip()), where=place
+                "the image {name!r:.200} does not exist", name=line.strip(), where=place
             )
         images.append(image)
     return images
@@ -252,10 +246,8 @@ def _refuse_without_labels(root: Path, labels: Mapping[Path, Path], notes: list[
     missing = [image for image, label in labels.items() if not label.is_file()]
     if len(missing) == len(labels):
         raise InputError(
-            translate(
-                "no image has a label file; for this one it would be {file}",
-                file=labels[missing[0]].relative_to(root).as_posix(),
-            ),
+            "no image has a label file; for this one it would be {file}",
+            file=labels[missing[0]].relative_to(root).as_posix(),
             where=missing[0],
         )
     if missing:
@@ -286,15 +278,15 @@ def _class_names(
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise InputError(
-                translate("names must be numbered 0, 1, 2, ..., got {found}", found=list(names)),
+                "names must be numbered 0, 1, 2, ..., got {found}",
+                found=list(names),
                 where=path,
             )
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise InputError(
-            translate(
-                "names must be a list of names, or a map 0: NAME, got {names!r}", names=names
-            ),
+            "names must be a list of names, or a map 0: NAME, got {names!r}",
+            names=names,
             where=path,
         )
     return [str(name) for name in names]
@@ -337,49 +329,37 @@ def _parse_line(number: int, line: str, classes: int) -> tuple[int, np.ndarray]:
     words = line.split()
     if len(words) in BOX:
         raise InputError(
-            translate(
-                "line {number} is a box ({count} numbers); boxes are not enough to train"
-                " segmentation: export polygons (YOLO segmentation), CLASS x1 y1 x2 y2 x3 y3 ...",
-                number=number,
-                count=len(words),
-            )
+            "line {number} is a box ({count} numbers); boxes are not enough to train"
+            " segmentation: export polygons (YOLO segmentation), CLASS x1 y1 x2 y2 x3 y3 ...",
+            number=number,
+            count=len(words),
         )
     if len(words) < FEWEST or len(words) % 2 == 0 or not CLASS.fullmatch(words[0]):
         raise InputError(
-            translate(
-                "line {number}: expected CLASS x1 y1 x2 y2 x3 y3 ..., got {line!r:.80}",
-                number=number,
-                line=line,
-            )
+            "line {number}: expected CLASS x1 y1 x2 y2 x3 y3 ..., got {line!r:.80}",
+            number=number,
+            line=line,
         )
     label = int(words[0])
     if label >= classes:
         raise InputError(
-            translate(
-                "line {number}: class {label}, but there are {classes} names",
-                number=number,
-                label=label,
-                classes=classes,
-            )
+            "line {number}: class {label}, but there are {classes} names",
+            number=number,
+            label=label,
+            classes=classes,
         )
     try:
         values = np.array(words[1:], dtype=np.float64)
     except ValueError:
         raise InputError(
-            translate(
-                "line {number} holds words that are not numbers: {line!r:.80}",
-                number=number,
-                line=line,
-            )
+            "line {number} holds words that are not numbers: {line!r:.80}", number=number, line=line
         ) from None
     inside = (values >= -TOLERANCE) & (values <= 1 + TOLERANCE)
     if not inside.all():  # NaN fails too
         raise InputError(
-            translate(
-                "line {number}: coordinates must be shares of width and height, from 0 to 1, got"
-                " {values}",
-                number=number,
-                values=f"{values[~inside][0]:g}",
-            )
+            "line {number}: coordinates must be shares of width and height, from 0 to 1, got"
+            " {values}",
+            number=number,
+            values=f"{values[~inside][0]:g}",
         )
     return label, values.reshape(-1, 2)

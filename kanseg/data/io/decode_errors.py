@@ -59,7 +59,7 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
         raise
     except MemoryError:
         raise InputError(
-            translate("needs more memory than available; it may be damaged, or too large"),
+            "needs more memory than available; it may be damaged, or too large",
             where=path,
             code="too_large",
         ) from None
@@ -69,23 +69,19 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
             "imagecodecs" in text
         ):  # tifffile: <COMPRESSION.LZW: 5> requires the 'imagecodecs' package
             raise InputError(
-                translate(
-                    "the TIFF file is compressed in a way that needs the package imagecodecs"
-                    " ({reason}): {command}",
-                    reason=text,
-                    command=install("tiff"),
-                ),
+                "the TIFF file is compressed in a way that needs the package imagecodecs"
+                " ({reason}): {command}",
+                reason=text,
+                command=install("tiff"),
                 where=path,
             ) from None
         if not isinstance(error, OSError):  # those of the file system are clear without the type
             text = f"{type(error).__name__}: {text}"
         raise InputError(
-            translate(
-                "the file is damaged or truncated{place}, or of a kind that is not supported"
-                " ({reason})",
-                place=where,
-                reason=text,
-            ),
+            "the file is damaged or truncated{place}, or of a kind that is not supported"
+            " ({reason})",
+            place=where,
+            reason=text,
             where=path,
             code="truncated",
         ) from None
@@ -98,17 +94,18 @@ def require_regular_file(path: Path | str) -> None:
     try:
         status = Path(path).stat()
     except FileNotFoundError:
-        raise InputError(translate("no such file"), where=path, code="missing") from None
+        raise InputError("no such file", where=path, code="missing") from None
     except (OSError, ValueError) as error:  # a loop of links, a name that no file can have
         raise InputError(
-            translate("no such file ({reason})", reason=error), where=path, code="missing"
+            "no such file ({reason})", reason=error, where=path, code="missing"
         ) from None
     for is_kind, kind in NOT_REGULAR:
         if is_kind(status.st_mode):
             raise InputError(
-                translate("is {kind}, not a regular file; move it away", kind=translate(kind)),
+                "is {kind}, not a regular file; move it away",
+                kind=translate(kind),
                 where=path,
                 code="unreadable",
             )
     if status.st_size == 0:
-        raise InputError(translate("the file is empty"), where=path, code="empty_file")
+        raise InputError("the file is empty", where=path, code="empty_file")

@@ -164,13 +164,11 @@ def to_channels(
     if present in (2, 4):
         none_alpha = translate(", none of them alpha,")
     raise InputError(
-        translate(
-            "has {present} channels{none} and the model takes {channels}; convert the image, or"
-            " train with data.channels: {present}",
-            present=present,
-            none=none_alpha,
-            channels=channels,
-        ),
+        "has {present} channels{none} and the model takes {channels}; convert the image, or"
+        " train with data.channels: {present}",
+        present=present,
+        none=none_alpha,
+        channels=channels,
         where=name,
     )
 
@@ -238,7 +236,8 @@ def _open_with_pil(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         supported = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise InputError(
-            translate("not an image in a supported format ({supported})", supported=supported),
+            "not an image in a supported format ({supported})",
+            supported=supported,
             where=path,
             code="unreadable",
         ) from None
@@ -269,13 +268,11 @@ def _refuse_too_few_bytes(path: Path) -> None:
     size = path.stat().st_size
     if not can_hold_pixels(size, width, height, depth, color_type):
         raise InputError(
-            translate(
-                "the file is damaged or truncated ({size} bytes cannot hold {height}x{width}"
-                " pixels, height x width)",
-                size=size,
-                height=height,
-                width=width,
-            ),
+            "the file is damaged or truncated ({size} bytes cannot hold {height}x{width}"
+            " pixels, height x width)",
+            size=size,
+            height=height,
+            width=width,
             where=path,
             code="truncated",
         )
@@ -329,7 +326,7 @@ def _decode_16_bit_png(path: Path) -> np.ndarray:
     """Decode a PNG file of 16 bits to (H, W, C) with OpenCV; PIL would narrow RGB to 8 bits."""
     array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise InputError(translate("OpenCV cannot decode this image; save it as PNG"), where=path)
+        raise InputError("OpenCV cannot decode this image; save it as PNG", where=path)
     if array.ndim == 2:
         return array[:, :, None]
     if array.shape[2] == 3:
@@ -344,11 +341,9 @@ def _convert_tiff_to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     bits = image.tag_v2.get(258, (8,))
     if image.tag_v2.get(274, 1) != 1 or set(np.atleast_1d(bits).tolist()) != {8}:
         raise InputError(
-            translate(
-                "a TIFF file of {mode} colors must be upright and have 8 bits per channel; save it"
-                " as RGB",
-                mode=image.mode,
-            ),
+            "a TIFF file of {mode} colors must be upright and have 8 bits per channel; save it"
+            " as RGB",
+            mode=image.mode,
             where=path,
         )
     return np.asarray(image.convert("RGB"))
@@ -358,10 +353,8 @@ def _gray_of_32_bits(array: np.ndarray, path: Path) -> np.ndarray:
     """Convert 32-bit integers that fit into 16 bits: older programs store 16-bit gray so."""
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
         raise InputError(
-            translate(
-                "images of {kind} values are not supported; save it with 8 or 16 bits per channel",
-                kind=array.dtype,
-            ),
+            "images of {kind} values are not supported; save it with 8 or 16 bits per channel",
+            kind=array.dtype,
             where=path,
         )
     return array.astype(np.uint16)[:, :, None]

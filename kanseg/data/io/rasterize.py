@@ -11,7 +11,6 @@ import numpy as np
 
 from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,13 @@ class Annotation:
             raise InputError(self.fault, where=self.source)
         if self.size not in (None, size):
             raise InputError(
-                translate(
-                    "the image is {height}x{width} pixels (height x width), but"
-                    " {other_height}x{other_width} in {file}",
-                    height=size[0],
-                    width=size[1],
-                    other_height=self.size[0],
-                    other_width=self.size[1],
-                    file=self.source.name,
-                ),
+                "the image is {height}x{width} pixels (height x width), but"
+                " {other_height}x{other_width} in {file}",
+                height=size[0],
+                width=size[1],
+                other_height=self.size[0],
+                other_width=self.size[1],
+                file=self.source.name,
                 where=image,
             )
         return size
@@ -121,11 +118,9 @@ class Annotation:
             return fill_polygons(polygons, size)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise InputError(
-                translate(
-                    "an object of image {number} cannot be drawn: {reason}",
-                    number=self.number,
-                    reason=error,
-                ),
+                "an object of image {number} cannot be drawn: {reason}",
+                number=self.number,
+                reason=error,
                 where=self.source,
             ) from None
 

@@ -148,27 +148,23 @@ def header_of(
     height, width, bands = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
     if height < 1 or width < 1 or bands < 1:
         raise InputError(
-            translate(
-                "the file is damaged or truncated (an image of height {height}, width {width})",
-                height=height,
-                width=width,
-            ),
+            "the file is damaged or truncated (an image of height {height}, width {width})",
+            height=height,
+            width=width,
             where=path,
             code="truncated",
         )
     check_size(path, height, width, max_pixels)
     if height * width * bands > VALUES_PER_PIXEL * max_pixels:
         raise InputError(
-            translate(
-                "{height}x{width} pixels (height x width) of {bands} bands are more than the limit"
-                " of {values_per_pixel} times {limit}; raise --max_pixels (of a training"
-                " --data.max_pixels) if the file can be trusted",
-                height=height,
-                width=width,
-                bands=bands,
-                values_per_pixel=VALUES_PER_PIXEL,
-                limit=max_pixels,
-            ),
+            "{height}x{width} pixels (height x width) of {bands} bands are more than the limit"
+            " of {values_per_pixel} times {limit}; raise --max_pixels (of a training"
+            " --data.max_pixels) if the file can be trusted",
+            height=height,
+            width=width,
+            bands=bands,
+            values_per_pixel=VALUES_PER_PIXEL,
+            limit=max_pixels,
             where=path,
             code="too_large",
         )
@@ -204,13 +200,11 @@ def check_size(path: Path | str, height: int, width: int, max_pixels: int) -> No
     """Raise InputError for more pixels than the limit."""
     if width * height > max_pixels:
         raise InputError(
-            translate(
-                "{height}x{width} pixels (height x width) are more than the limit of {limit}; raise"
-                " --max_pixels (of a training --data.max_pixels) if the file can be trusted",
-                height=height,
-                width=width,
-                limit=max_pixels,
-            ),
+            "{height}x{width} pixels (height x width) are more than the limit of {limit}; raise"
+            " --max_pixels (of a training --data.max_pixels) if the file can be trusted",
+            height=height,
+            width=width,
+            limit=max_pixels,
             where=path,
             code="too_large",
         )
@@ -258,10 +252,8 @@ def image_of(stored: np.ndarray, header: TiffHeader) -> DecodedImage:
     if header.photometric == PALETTE:
         if header.bands > 1:
             raise InputError(
-                translate(
-                    "a palette file with {bands} bands is not supported; save it as RGB",
-                    bands=header.bands,
-                ),
+                "a palette file with {bands} bands is not supported; save it as RGB",
+                bands=header.bands,
                 where=header.path,
             )
         values = header.palette[stored[:, :, 0].astype(np.int64)]
@@ -302,28 +294,22 @@ def _refuse_unsupported(path: Path, page: tifffile.TiffPage) -> None:
         formats = (formats,)
     if any(int(kind) in (5, 6) for kind in formats):
         raise InputError(
-            translate(
-                "holds complex values, which have no order; save their amplitude (np.abs), or real"
-                " and imaginary part as two float bands (and give data.channels: 2)"
-            ),
+            "holds complex values, which have no order; save their amplitude (np.abs), or real"
+            " and imaginary part as two float bands (and give data.channels: 2)",
             where=path,
         )
     if page.dtype is None or not isinstance(page.bitspersample, int):
         raise InputError(
-            translate(
-                "values of {bits} bits (sample format {sample_format}) are not supported; save them"
-                " with 8 or 16 bits a band, or as float32",
-                bits=page.bitspersample,
-                sample_format=page.sampleformat,
-            ),
+            "values of {bits} bits (sample format {sample_format}) are not supported; save them"
+            " with 8 or 16 bits a band, or as float32",
+            bits=page.bitspersample,
+            sample_format=page.sampleformat,
             where=path,
         )
     if page.imagedepth != 1:
         raise InputError(
-            translate(
-                "holds a volume of {layers} layers; save each as a file of its own",
-                layers=page.imagedepth,
-            ),
+            "holds a volume of {layers} layers; save each as a file of its own",
+            layers=page.imagedepth,
             where=path,
         )
 
@@ -342,12 +328,10 @@ def _stored(header: TiffHeader) -> np.ndarray:
 def several_pages(path: Path, pages: int) -> InputError:
     """Return the error of a file with several images of one size."""
     return InputError(
-        translate(
-            "holds {pages} images (pages) of one size; save each as a file of its own, or bands"
-            " as one page: tifffile.imwrite(path, array of (H, W, C), photometric='minisblack',"
-            " planarconfig='contig')",
-            pages=pages,
-        ),
+        "holds {pages} images (pages) of one size; save each as a file of its own, or bands"
+        " as one page: tifffile.imwrite(path, array of (H, W, C), photometric='minisblack',"
+        " planarconfig='contig')",
+        pages=pages,
         where=path,
     )
 
@@ -370,11 +354,8 @@ def _inverted(stored: np.ndarray, colors: int, header: TiffHeader) -> np.ndarray
     """Return stored values with the color bands of WhiteIsZero inverted, so that black is 0."""
     if header.dtype.kind not in "ub":
         raise InputError(
-            translate(
-                "WhiteIsZero is undefined for {kind} values; save the file with photometric"
-                " minisblack",
-                kind=header.dtype,
-            ),
+            "WhiteIsZero is undefined for {kind} values; save the file with photometric minisblack",
+            kind=header.dtype,
             where=header.path,
         )
     dtype = stored.dtype
@@ -411,16 +392,14 @@ def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: Ti
     if header.dtype.kind == "f" and header.dtype.itemsize > 4:
         too_large = translate(" or too large for float32")
     raise InputError(
-        translate(
-            "{count} values are NaN or infinite{note} (the first at row {row}, column {column},"
-            " band {band}); replace them by the number in the tag GDAL_NODATA (it can be NaN:"
-            " gdal_edit.py -a_nodata nan FILE), so that they are ignored",
-            count=int(bad.sum()),
-            note=too_large,
-            row=row,
-            column=column,
-            band=band,
-        ),
+        "{count} values are NaN or infinite{note} (the first at row {row}, column {column},"
+        " band {band}); replace them by the number in the tag GDAL_NODATA (it can be NaN:"
+        " gdal_edit.py -a_nodata nan FILE), so that they are ignored",
+        count=int(bad.sum()),
+        note=too_large,
+        row=row,
+        column=column,
+        band=band,
         where=header.path,
         code="nan",
     )
@@ -444,24 +423,20 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
     """Convert labels stored as floats, or as signed or wide integers, to int32."""
     if not np.isfinite(array).all():
         raise InputError(
-            translate(
-                "a mask must hold class indices, but {count} values are NaN or infinite; save"
-                " integers, and 255 for ignored pixels",
-                count=int((~np.isfinite(array)).sum()),
-            ),
+            "a mask must hold class indices, but {count} values are NaN or infinite; save"
+            " integers, and 255 for ignored pixels",
+            count=int((~np.isfinite(array)).sum()),
             where=path,
             code="nan",
         )
     small, large = array.min(), array.max()
     if small < SMALLEST_LABEL or large > LARGEST_LABEL or (array != np.floor(array)).any():
         raise InputError(
-            translate(
-                "a mask must hold class indices, whole numbers up to {largest}, but its values are"
-                " from {small} to {large}",
-                largest=LARGEST_LABEL,
-                small=f"{small:g}",
-                large=f"{large:g}",
-            ),
+            "a mask must hold class indices, whole numbers up to {largest}, but its values are"
+            " from {small} to {large}",
+            largest=LARGEST_LABEL,
+            small=f"{small:g}",
+            large=f"{large:g}",
             where=path,
         )
     return array.astype(np.int32)

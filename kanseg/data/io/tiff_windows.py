@@ -59,9 +59,7 @@ class TiffImage:
         else:
             self._block = (min(page.rowsperstrip, self.shape[0]), self.shape[1])
         if min(self._block) < 1:
-            raise InputError(
-                translate("damaged, its tiles or strips have no pixels"), where=self.name
-            )
+            raise InputError("damaged, its tiles or strips have no pixels", where=self.name)
         self._columns = -(-self.shape[1] // self._block[1])
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._cache_size, self._lock = 0, Lock()

@@ -59,11 +59,8 @@ def seeded_split(
     shares = {unit: share_of(unit, seed) for unit in set(unit_of.values())}
     if len(shares) < 3:
         raise InputError(
-            translate(
-                "a split into train, val and test needs at least 3 images (or groups), found"
-                " {count}",
-                count=len(shares),
-            ),
+            "a split into train, val and test needs at least 3 images (or groups), found {count}",
+            count=len(shares),
             where=root,
         )
     order = sorted(shares, key=lambda unit: (shares[unit], unit))
@@ -109,12 +106,10 @@ def group_each(
     missing = [name for name in names if name not in groups]
     if missing:
         raise InputError(
-            translate(
-                "{count} images have no group (the first: {name!r}{hint})",
-                count=len(missing),
-                name=missing[0],
-                hint=nearest(missing[0], groups),
-            ),
+            "{count} images have no group (the first: {name!r}{hint})",
+            count=len(missing),
+            name=missing[0],
+            hint=nearest(missing[0], groups),
             where=root / "groups.csv",
         )
     return {name: groups[name] for name in names}
@@ -162,33 +157,25 @@ def check_folds(
         InputError: a number out of range, or splits that cannot be pooled.
     """
     if folds < 0 or folds == 1:
-        raise InputError(
-            translate("data.folds must be 0 (none) or at least 2, got {folds}", folds=folds)
-        )
+        raise InputError("data.folds must be 0 (none) or at least 2, got {folds}", folds=folds)
     if not 0 <= fold < max(folds, 1):
         allowed = translate("0 without data.folds")
         if folds:
             allowed = translate("from 0 to {last}", last=folds - 1)
-        raise InputError(
-            translate("data.fold must be {allowed}, got {fold}", allowed=allowed, fold=fold)
-        )
+        raise InputError("data.fold must be {allowed}, got {fold}", allowed=allowed, fold=fold)
     if not folds:
         return
     if not train or not val:
         raise InputError(
-            translate(
-                "data.folds pools the splits of data.train and data.val: each needs a name, such as"
-                " [train] and [val]"
-            )
+            "data.folds pools the splits of data.train and data.val: each needs a name, such as"
+            " [train] and [val]"
         )
     twice = set(train) & set(val) | {*train, *val} & set(test)
     if twice:
         raise InputError(
-            translate(
-                "data.folds pools train and val, but split {split!r} is used twice; name it in only"
-                " one of data.train, data.val, data.test",
-                split=min(twice),
-            )
+            "data.folds pools train and val, but split {split!r} is used twice; name it in only"
+            " one of data.train, data.val, data.test",
+            split=min(twice),
         )
 
 

@@ -9,7 +9,6 @@ from kanseg.data.names import few
 from kanseg.data.splits.record import Members, SplitRecord, all_members
 from kanseg.data.splits.trained_samples import TrainedOn
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 ACCEPT = "--accept_changes"
 
@@ -68,12 +67,10 @@ def keep_splits(
     if refused and not accept:
         listing = "\n  ".join(refused)
         raise InputError(
-            translate(
-                "the data set has changed since this run was started:\n  {listing}\nrestore it,"
-                " start a new run, or continue with the changed data set with {accept}",
-                listing=listing,
-                accept=ACCEPT,
-            ),
+            "the data set has changed since this run was started:\n  {listing}\nrestore it,"
+            " start a new run, or continue with the changed data set with {accept}",
+            listing=listing,
+            accept=ACCEPT,
             where=where,
         )
     if accept:

@@ -20,7 +20,6 @@ from kanseg.data.names import nfc
 from kanseg.data.sample import Mask, Sample
 from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
-from kanseg.utils.language import translate
 
 SPLIT = "split.json"  # file in a run folder and in each of its checkpoints
 BYTES = 8  # of a digest: in one of 10^9 sets of 200,000 samples, two digests are equal by chance
@@ -103,10 +102,8 @@ class SplitRecord:
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
-                translate(
-                    "damaged, not a record of splits; copy the file from a checkpoint of the run,"
-                    " or remove it (then the splits cannot be verified)"
-                ),
+                "damaged, not a record of splits; copy the file from a checkpoint of the run,"
+                " or remove it (then the splits cannot be verified)",
                 where=where,
             ) from None
 

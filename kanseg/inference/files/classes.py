@@ -41,7 +41,6 @@ from kanseg.inference.files.results import FILE_ERRORS, error_line
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
 from kanseg.utils.iteration import prefetch, progress_bar
-from kanseg.utils.language import translate
 from kanseg.utils.tables import csv_table
 from kanseg.utils.text import printable
 
@@ -107,11 +106,9 @@ def classify_files(
     number, count = part
     if not 1 <= number <= count:
         raise InputError(
-            translate(
-                "part {number}/{count}: the first number must be from 1 to {count}",
-                number=number,
-                count=count,
-            )
+            "part {number}/{count}: the first number must be from 1 to {count}",
+            number=number,
+            count=count,
         )
     _refuse_thumbnails(jobs, output / THUMBNAILS)
     output.mkdir(parents=True, exist_ok=True)
@@ -228,11 +225,9 @@ def _refuse_thumbnails(jobs: Sequence[Job], folder: Path) -> None:
     for job in jobs:
         if Path(os.path.realpath(job.path)).is_relative_to(root):
             raise InputError(
-                translate(
-                    "{path} lies in the folder for the thumbnails and could be overwritten; choose"
-                    " another --output",
-                    path=job.path,
-                )
+                "{path} lies in the folder for the thumbnails and could be overwritten; choose"
+                " another --output",
+                path=job.path,
             )
 
 
@@ -302,7 +297,7 @@ def _read(classifier: Classifier, job: Job, *, max_pixels: int, thumbnails: bool
     try:
         if job.is_video:
             raise InputError(
-                translate("is a video, and a classifier takes images; save its frames as images"),
+                "is a video, and a classifier takes images; save its frames as images",
                 where=job.path,
             )
         require_regular_file(job.path)

@@ -135,7 +135,8 @@ def find_jobs(
     path = Path(source)
     if path.is_file() and path.suffix.lower() not in KNOWN:
         raise InputError(
-            translate("not a kind of file that can be read ({kinds}); convert it", kinds=_KINDS),
+            "not a kind of file that can be read ({kinds}); convert it",
+            kinds=_KINDS,
             where=source,
         )
     if path.is_dir():
@@ -170,12 +171,10 @@ def find_jobs(
         return _name_files(found.files, None), notes
     if output is not None and real_path(path).is_relative_to(real_path(output)):
         raise InputError(
-            translate(
-                "{source} is in the output {output}, whose files are not used as input; choose"
-                " another --output",
-                source=source,
-                output=output,
-            )
+            "{source} is in the output {output}, whose files are not used as input; choose"
+            " another --output",
+            source=source,
+            output=output,
         )
     nothing = translate(
         "no file, no folder with images or videos ({kinds}) and no pattern that matches one",
@@ -195,16 +194,14 @@ def read_list(source: str) -> JobList:
     text = sys.stdin.read() if source == "-" else read_text(Path(source))
     files = [line.strip() for line in text.splitlines() if line.strip()]
     if not files:
-        raise InputError(translate("--list {source}: no paths in it, one per line", source=source))
+        raise InputError("--list {source}: no paths in it, one per line", source=source)
     unknown = [file for file in files if not file.lower().endswith(KNOWN)]
     if unknown:
         raise InputError(
-            translate(
-                "--list {source}: not images or videos ({kinds}): {names}",
-                source=source,
-                kinds=_KINDS,
-                names=_some_names(unknown),
-            )
+            "--list {source}: not images or videos ({kinds}): {names}",
+            source=source,
+            kinds=_KINDS,
+            names=_some_names(unknown),
         )
     return _name_files(list(dict.fromkeys(files)), None)
 
@@ -255,12 +252,10 @@ def _name_files(
     for group in _with_one_name(range(len(jobs)), lambda index: name(files[index])):
         first, second = jobs[group[0]], jobs[group[1]]
         raise InputError(
-            translate(
-                "{path} and {other} would be written to the same file; predict their folders one"
-                " by one, or with --recursive",
-                path=first.path,
-                other=second.path,
-            )
+            "{path} and {other} would be written to the same file; predict their folders one"
+            " by one, or with --recursive",
+            path=first.path,
+            other=second.path,
         )
     return jobs
 
@@ -284,11 +279,8 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
     for target in targets:
         if real_path(target) in inputs:
             raise InputError(
-                translate(
-                    "{target} is one of the images and would be overwritten; choose another"
-                    " --output",
-                    target=target,
-                )
+                "{target} is one of the images and would be overwritten; choose another --output",
+                target=target,
             )
 
 
@@ -300,11 +292,9 @@ def refuse_masks_among_images(jobs: Sequence[Job], folders: Iterable[Path]) -> N
     for folder in folders:
         if real_path(folder) in inputs:
             raise InputError(
-                translate(
-                    "{folder} holds the images, and masks among them would be taken for images;"
-                    " choose another --output",
-                    folder=folder,
-                )
+                "{folder} holds the images, and masks among them would be taken for images;"
+                " choose another --output",
+                folder=folder,
             )
 
 
@@ -328,12 +318,10 @@ def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
 def _refuse_clash(other: Job, job: Job) -> None:
     if other != job:
         raise InputError(
-            translate(
-                "{path} and {other} would be written to the same file below the output; rename"
-                " one, or predict them one by one",
-                path=other.path,
-                other=job.path,
-            )
+            "{path} and {other} would be written to the same file below the output; rename"
+            " one, or predict them one by one",
+            path=other.path,
+            other=job.path,
         )
 
 

@@ -24,7 +24,6 @@ from kanseg.inference.files.polygons import geojson
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
-from kanseg.utils.language import translate
 
 # Folders below the output.
 OVERLAYS = "overlays"
@@ -68,12 +67,10 @@ class Outputs:
             value = getattr(self, key)
             if value is not None and value not in known:
                 raise InputError(
-                    translate(
-                        "{key} must be one of {known}, got {value!r}",
-                        key=key,
-                        known=", ".join(known),
-                        value=value,
-                    )
+                    "{key} must be one of {known}, got {value!r}",
+                    key=key,
+                    known=", ".join(known),
+                    value=value,
                 )
 
 

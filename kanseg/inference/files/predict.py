@@ -31,7 +31,6 @@ from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.iteration import prefetch, progress_bar
-from kanseg.utils.language import translate
 
 GROUP_PIXELS = 2**22  # of images that are predicted together
 # Seconds of waiting for files that other processes predict: at first, and at most.
@@ -198,24 +197,18 @@ def _take_part(jobs: JobList, part: tuple[int, int], share: bool, outputs: Outpu
     """Return the jobs of part k of n; neighbors, which are often alike in size, are spread."""
     number, count = part
     if share and count > 1:
-        raise InputError(
-            translate("a part of the files or all of them, shared: give --part or --share")
-        )
+        raise InputError("a part of the files or all of them, shared: give --part or --share")
     if not 1 <= number <= count:
         raise InputError(
-            translate(
-                "part {number}/{count}: the first number must be from 1 to {count}",
-                number=number,
-                count=count,
-            )
+            "part {number}/{count}: the first number must be from 1 to {count}",
+            number=number,
+            count=count,
         )
     if count > 1 and outputs.polygons == "coco":
         raise InputError(
-            translate(
-                "COCO's {annotations} holds all images, and is not written in parts; predict the"
-                " parts without it, then once more all files with --skip_existing",
-                annotations=ANNOTATIONS,
-            )
+            "COCO's {annotations} holds all images, and is not written in parts; predict the"
+            " parts without it, then once more all files with --skip_existing",
+            annotations=ANNOTATIONS,
         )
     return jobs[number - 1 :: count]
 

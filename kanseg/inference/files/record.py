@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
-from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json, typed
 
 RECORD = "prediction.json"
@@ -97,13 +96,11 @@ class Record:
         for other in recorded:
             if keep and other not in (UNKNOWN, self.provenance):
                 raise InputError(
-                    translate(
-                        "{folder} holds masks that were made with other settings ({differences});"
-                        " choose another --output, or predict them again without --skip_existing"
-                        " or --share",
-                        folder=self.folder,
-                        differences=", ".join(_differences(other, self.provenance)),
-                    )
+                    "{folder} holds masks that were made with other settings ({differences});"
+                    " choose another --output, or predict them again without --skip_existing"
+                    " or --share",
+                    folder=self.folder,
+                    differences=", ".join(_differences(other, self.provenance)),
                 )
         if self.provenance not in recorded:
             self._write([*recorded, self.provenance])

@@ -56,11 +56,9 @@ def sgd(
     """Stochastic gradient descent; nesterov needs a momentum."""
     if nesterov and momentum <= 0:
         raise InputError(
-            translate(
-                "sgd: nesterov needs a momentum above 0, got {momentum}; set nesterov to false for"
-                " plain gradient descent",
-                momentum=momentum,
-            )
+            "sgd: nesterov needs a momentum above 0, got {momentum}; set nesterov to false for"
+            " plain gradient descent",
+            momentum=momentum,
         )
     return torch.optim.SGD(
         parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov
@@ -82,9 +80,7 @@ def lion(
         from timm.optim import Lion
     except ImportError:
         raise InputError(
-            translate(
-                "the optimizer lion needs the package timm: pip install 'timm>=1.0', or use adamw"
-            )
+            "the optimizer lion needs the package timm: pip install 'timm>=1.0', or use adamw"
         ) from None
     return Lion(parameters, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
 
@@ -108,26 +104,19 @@ def lbfgs(
     if given and isinstance(given[0], Mapping):
         if len(given) > 1 or given[0].keys() != {"params"}:
             raise InputError(
-                translate(
-                    "lbfgs takes one group of parameters with one learning rate: leave out"
-                    " settings by group, or use another optimizer"
-                )
+                "lbfgs takes one group of parameters with one learning rate: leave out"
+                " settings by group, or use another optimizer"
             )
         given = list(given[0]["params"])
     if line_search not in (None, "strong_wolfe"):
         raise InputError(
-            translate(
-                "lbfgs: line_search must be strong_wolfe or null, got {line_search!r}",
-                line_search=line_search,
-            )
+            "lbfgs: line_search must be strong_wolfe or null, got {line_search!r}",
+            line_search=line_search,
         )
     if weight_decay:
         raise InputError(
-            translate(
-                "lbfgs has no weight decay, got {weight_decay}: set it to 0, or use another"
-                " optimizer",
-                weight_decay=weight_decay,
-            )
+            "lbfgs has no weight decay, got {weight_decay}: set it to 0, or use another optimizer",
+            weight_decay=weight_decay,
         )
     return torch.optim.LBFGS(
         given, lr=lr, max_iter=max_iter, history_size=history_size, line_search_fn=line_search
@@ -178,27 +167,20 @@ def parameter_groups(model: nn.Module, settings: Any) -> list[dict[str, Any]]:
     for pattern, factor in factors.items():
         if not 0 <= factor < math.inf:
             raise InputError(
-                translate(
-                    "training.lr_factors: the factor of {pattern!r} must be 0 or more, got"
-                    " {factor}",
-                    pattern=pattern,
-                    factor=factor,
-                )
+                "training.lr_factors: the factor of {pattern!r} must be 0 or more, got {factor}",
+                pattern=pattern,
+                factor=factor,
             )
         if pattern not in pattern_of.values():
             raise InputError(
-                translate(
-                    "training.lr_factors: {pattern!r} {reason}",
-                    pattern=pattern,
-                    reason=_why_unused(model, pattern),
-                )
+                "training.lr_factors: {pattern!r} {reason}",
+                pattern=pattern,
+                reason=_why_unused(model, pattern),
             )
     if settings.function_lr is not None and not 0 <= settings.function_lr < math.inf:
         raise InputError(
-            translate(
-                "training.function_lr must be 0 or more, got {function_lr}",
-                function_lr=settings.function_lr,
-            )
+            "training.function_lr must be 0 or more, got {function_lr}",
+            function_lr=settings.function_lr,
         )
     kinds = {}
     if settings.optimizer not in NEEDS_CLOSURE:

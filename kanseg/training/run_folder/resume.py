@@ -28,7 +28,6 @@ from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
 from kanseg.utils.io import replace_folder
-from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json, read_text, read_yaml
 from kanseg.utils.text import one_line
 
@@ -93,13 +92,10 @@ class Resumed:
         """
         if self.state["batch"] and self.state["layout"] != layout:
             raise InputError(
-                translate(
-                    "{folder} is in the middle of an epoch of {layout}; it cannot"
-                    " continue with {now}",
-                    folder=self.folder,
-                    layout=_describe_layout(self.state["layout"]),
-                    now=_describe_layout(layout),
-                )
+                "{folder} is in the middle of an epoch of {layout}; it cannot continue with {now}",
+                folder=self.folder,
+                layout=_describe_layout(self.state["layout"]),
+                now=_describe_layout(layout),
             )
 
     def stored_arguments(self) -> dict[str, Any]:
@@ -120,21 +116,17 @@ class Resumed:
             weights = read_weights(self.folder)
         except InputError as error:
             raise InputError(
-                translate(
-                    "{reason}; delete {folder} to continue from the checkpoint before it",
-                    reason=error,
-                    folder=self.folder,
-                )
+                "{reason}; delete {folder} to continue from the checkpoint before it",
+                reason=error,
+                folder=self.folder,
             ) from None
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
-                translate(
-                    "{folder} does not fit the model of these settings: {reason}",
-                    folder=self.folder,
-                    reason=one_line(error),
-                )
+                "{folder} does not fit the model of these settings: {reason}",
+                folder=self.folder,
+                reason=one_line(error),
             ) from None
 
 
@@ -176,14 +168,12 @@ def find_checkpoint(
     """
     if not resume:
         if run.exists() and not run.is_dir():
-            raise InputError(translate("run_dir {run} is a file", run=run))
+            raise InputError("run_dir {run} is a file", run=run)
         if (run / "config.yaml").exists() and not overwrite:
             raise InputError(
-                translate(
-                    "{run} holds a run already; continue it with --resume, delete it with"
-                    " --overwrite, or choose another --run_dir",
-                    run=run,
-                )
+                "{run} holds a run already; continue it with --resume, delete it with"
+                " --overwrite, or choose another --run_dir",
+                run=run,
             )
         return None
     folder, skipped = newest_complete(run)
@@ -198,13 +188,11 @@ def find_checkpoint(
     refused = [change for change in changes if change.split(": ")[0] not in CHANGEABLE]
     if refused:
         raise InputError(
-            translate(
-                "{run} cannot continue with another setting ({refused}); start a new run, or use"
-                " the settings of the checkpoint: --config {folder}",
-                run=run,
-                refused="; ".join(refused),
-                folder=folder / CONFIG,
-            )
+            "{run} cannot continue with another setting ({refused}); start a new run, or use"
+            " the settings of the checkpoint: --config {folder}",
+            run=run,
+            refused="; ".join(refused),
+            folder=folder / CONFIG,
         )
     for change in changes:
         log(f"resumed with another setting: {change}")
@@ -281,11 +269,9 @@ def lock_run(run: Path) -> AbstractContextManager:
         lock = (run / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise InputError(
-            translate(
-                "run_dir {run} cannot be written ({reason}); choose another --run_dir",
-                run=run,
-                reason=error.strerror,
-            )
+            "run_dir {run} cannot be written ({reason}); choose another --run_dir",
+            run=run,
+            reason=error.strerror,
         ) from None
     _LOCKS.add(lock)
     try:
@@ -392,12 +378,10 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
     if skipped:
         reasons = f" ({'; '.join(skipped)})"
     raise InputError(
-        translate(
-            "nothing to resume, no complete checkpoint in {folder}{reasons}; start again without"
-            " --resume, and with --overwrite if the folder holds a run",
-            folder=run / "checkpoints",
-            reasons=reasons,
-        ),
+        "nothing to resume, no complete checkpoint in {folder}{reasons}; start again without"
+        " --resume, and with --overwrite if the folder holds a run",
+        folder=run / "checkpoints",
+        reasons=reasons,
         where=run,
     )
 
