@@ -69,13 +69,14 @@ def test_an_unknown_text_stays_as_it_is(monkeypatch):
 
 
 def texts_in_python():
-    """The texts that modules give to `translate`."""
+    """The texts that modules give to `translate`, and those of errors."""
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text()
         for node in ast.walk(ast.parse(source)):
             if (
                 isinstance(node, ast.Call)
-                and getattr(node.func, "id", "") in ("translate", "figure_text")
+                and getattr(node.func, "id", "") in ("translate", "figure_text", "InputError")
+                and node.args
                 and isinstance(node.args[0], ast.Constant)
             ):
                 yield node.args[0].value
