@@ -135,8 +135,8 @@ def prune_curve(request: Request, *, log: Callable[[str], None] = print) -> list
     units, fixed = exact_units(network, find_units(network, first), first)
     if fixed:
         log(
-            "prune: these layers keep their channels, since other layers use them together (a norm"
-            f" over channels, groups, attention): {', '.join(fixed)}"
+            "prune: these layers keep their channels; they have one only, or other layers use them"
+            f" together (a norm over channels, groups, attention): {', '.join(fixed)}"
         )
     points = [_original(source, request, first.shape)]
     for criterion in request.criteria:
