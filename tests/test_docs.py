@@ -498,7 +498,7 @@ def study_rows_against(baseline):
         path = STUDY / f"{name}.jsonl"
         variants = by_variant(read_lines(path), where=path)
         sets[name] = {variant: variants[variant] for variant in (baseline, "gram_channel")}
-    rows = study_rows(sets, baseline=baseline, longer=(), equal_time=False)
+    rows = study_rows(sets, baseline=baseline, longer={}, equal_time=False)
     return zip(rows[::2], rows[1::2], strict=True)
 
 

@@ -30,6 +30,7 @@ HEADERS = (
     "95 % over images",
     "better in",
 )
+CORRECT = "correct"  # a column of a classifier's table: 1 or 0
 FEW_SEEDS = 3  # with fewer, a sentence says that seeds cannot be judged
 
 
@@ -141,13 +142,15 @@ def read_images(path: Path, score: str) -> dict[str, float]:
 
 def default_score(run: Path, split: str) -> str:
     """The score that variants are compared by: the IoU of the foreground for two classes, the mean
-    IoU for more.
+    IoU for more; of a classifier whether the class is correct.
     """
     scores = json.loads((run / "metrics.json").read_text(encoding="utf-8")).get(split)
     if scores is None:
         raise InputError(
             f"{run} has no scores on {split}; give --split a split that the experiment measures"
         )
+    if "top1" in scores:
+        return CORRECT
     classes = list(scores["classes"])
     if len(classes) == 2:
         return f"{classes[1]}/iou"

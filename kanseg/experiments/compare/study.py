@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from kanseg.config import Config
+from kanseg.config import ClassificationConfig, Config
 from kanseg.data import open_data
 from kanseg.experiments.compare.study_file import Settings, Study
 from kanseg.experiments.compare.study_results import (
@@ -28,9 +28,8 @@ from kanseg.experiments.compare.study_results import (
 )
 from kanseg.experiments.settings import MAY_DIFFER, flat_settings, with_values
 from kanseg.training.loop import LossNotFinite
-from kanseg.training.run import train
+from kanseg.training.run import TASKS, train
 from kanseg.training.run_folder.resume import RunBusy, lock_run
-from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_settings
 from kanseg.utils.errors import InputError
 
@@ -39,7 +38,6 @@ Log = Callable[[str], None]
 # Settings of every run: a single process and thread, so that CPU seconds include all work; no
 # images, and no surface distances.
 OF_EVERY_RUN = {
-    "training.surface": False,
     "data.workers": 0,
     "training.threads": 1,
     "training.tensorboard": False,
@@ -47,6 +45,7 @@ OF_EVERY_RUN = {
     "training.log_images": 0,
     "training.log_health": False,
 }
+OF_EVERY_SEGMENTATION = {"training.surface": False}
 # Settings that are not recorded: they do not change the score, or have their own entry (the seed).
 NOT_RECORDED = (*MAY_DIFFER, "training.surface", "training.tolerance", "seed")
 
@@ -59,12 +58,17 @@ class Job:
     set_name: str
     variant: str
     overrides: Settings
-    config: Config
+    config: Config | ClassificationConfig
 
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that can change the score, section.key -> value, as in JSON."""
         return recorded_settings(self.config)
+
+    @property
+    def hash(self) -> str:
+        """Hash of the settings."""
+        return settings_hash(self.settings, type(self.config))
 
     def __str__(self) -> str:
         changed = ", ".join(f"{key} {value}" for key, value in self.overrides.items())
@@ -74,7 +78,7 @@ class Job:
         )
 
 
-def recorded_settings(config: Config) -> dict[str, Any]:
+def recorded_settings(config: Config | ClassificationConfig) -> dict[str, Any]:
     """section.key -> value of the settings that can change the score, without the seed."""
     settings = flat_settings(config)
     for key in NOT_RECORDED:
@@ -82,18 +86,18 @@ def recorded_settings(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-def settings_hash(settings: Settings) -> str:
+def settings_hash(settings: Settings, kind: type = Config) -> str:
     """Hash of the settings, 12 hex digits. Only settings that differ from the defaults count, so
     that new settings in later versions of kanseg do not change the hash.
     """
-    defaults = recorded_settings(Config())
+    defaults = recorded_settings(kind())
     changed = {key: value for key, value in settings.items() if value != defaults.get(key)}
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def same_settings(stored: Settings, now: Settings) -> bool:
+def same_settings(stored: Settings, now: Settings, kind: type = Config) -> bool:
     """True if a stored run had these settings; settings that it lacks had their default."""
-    defaults = recorded_settings(Config())
+    defaults = recorded_settings(kind())
     return stored.keys() <= now.keys() and {**defaults, **stored} == {**defaults, **now}
 
 
@@ -197,13 +201,16 @@ def _job(
     data_root: Path,
     output: Path,
 ) -> Job:
-    nested = with_values(study.sets[set_name], {**overrides, **OF_EVERY_RUN, "seed": seed})
+    fixed: dict[str, Any] = {**OF_EVERY_RUN, "seed": seed}
+    if study.kind is Config:
+        fixed |= OF_EVERY_SEGMENTATION
+    nested = with_values(study.sets[set_name], {**overrides, **fixed})
     try:
-        config = Config.from_yaml(yaml.safe_dump(nested))
+        config = study.kind.from_yaml(yaml.safe_dump(nested))
     except InputError as error:
         raise InputError(f"{study.path}: {set_name}, {variant}: {error}") from None
     root = data_root / config.data.root
-    if config.data.prepare is not None:
+    if _is_written(config):
         root = output / "data" / set_name
     data = replace(config.data, root=str(root))
     if stage == "tune":
@@ -212,13 +219,18 @@ def _job(
     return Job(stage, set_name, variant, dict(overrides), config)
 
 
+def _is_written(config: Config | ClassificationConfig) -> bool:
+    """True if the data set is a built-in one, which kanseg writes."""
+    return isinstance(config, Config) and config.data.prepare is not None
+
+
 def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The line of a job; None if it has none."""
     settings = job.settings
     for line in lines:
         name = (line["set"], line["variant"], line["seed"])
         same = name == (job.set_name, job.variant, job.config.seed)
-        if same and same_settings(line["settings"], settings):
+        if same and same_settings(line["settings"], settings, type(job.config)):
             return line
     return None
 
@@ -243,13 +255,13 @@ def run_jobs(
     one_per_variant = {(job.set_name, job.variant): job for job in jobs}
     for job in one_per_variant.values():
         try:  # check all variants before the first run
-            check_settings(SegmentationTask(job.config))
+            check_settings(TASKS[type(job.config)](job.config))
         except InputError as error:
             raise InputError(f"{job.set_name}, {job.variant}: {error}") from None
     code = code_version()
     for number, job in enumerate(jobs, 1):
         folder = output / job.stage / job.set_name / job.variant
-        folder = folder / f"{settings_hash(job.settings)}_{job.config.seed}"
+        folder = folder / f"{job.hash}_{job.config.seed}"
         try:
             with lock_run(folder):
                 # Read under the lock, since another process may have finished the job just now.
@@ -269,7 +281,7 @@ def run_jobs(
 def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
     """Train and measure, and return the line of the run."""
     config = replace(job.config, run_dir=str(run))
-    if config.data.prepare is not None:
+    if _is_written(config):
         try:
             open_data(config.data, log=lambda _: None)
         except OSError:  # another process wrote the data set at the same time
@@ -280,7 +292,7 @@ def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
         "variant": job.variant,
         "seed": config.seed,
         "overrides": dict(job.overrides),
-        "settings_hash": settings_hash(job.settings),
+        "settings_hash": job.hash,
         "settings": job.settings,
         **code,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanseg.config import ClassificationConfig, Config
 from kanseg.config.arguments import comma_separated
 from kanseg.experiments.settings import with_values
 from kanseg.utils.errors import InputError
@@ -14,7 +15,9 @@ from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
 Settings = Mapping[str, Any]  # section.key -> value
-KEYS = {"baseline", "settings", "sets", "variants", "tune", "final"}
+KEYS = {"task", "baseline", "settings", "sets", "variants", "tune", "final"}
+OPTIONAL = {"task", "settings"}
+TASKS = {"segmentation": Config, "classification": ClassificationConfig}
 SET_KEYS = {"config", "settings"}
 
 
@@ -24,6 +27,7 @@ class Study:
 
     Args:
         path: of the file.
+        kind: of the experiments, Config or ClassificationConfig.
         baseline: the variant that the others are compared with.
         sets: name of a data set -> nested settings: its config, updated by the common settings and
             its own ones.
@@ -35,6 +39,7 @@ class Study:
     """
 
     path: Path
+    kind: type[Config] | type[ClassificationConfig]
     baseline: str
     sets: Mapping[str, Mapping[str, Any]]
     variants: Mapping[str, Settings]
@@ -42,6 +47,14 @@ class Study:
     tuned: tuple[str, tuple[Any, ...]]
     tune_seed: int
     seeds: tuple[int, ...]
+
+    def longer_baselines(self) -> dict[str, float]:
+        """Name -> factor on the epochs, of the baseline with more epochs."""
+        found = {}
+        for name, (variant, factor) in self.longer.items():
+            if variant == self.baseline:
+                found[name] = factor
+        return found
 
 
 def read_study(path: Path) -> Study:
@@ -55,9 +68,12 @@ def read_study(path: Path) -> Study:
     except OSError as error:
         raise InputError(f"--study {path}: {error.strerror}") from None
     _mapping(path, "the file", content, KEYS)
-    missing = sorted(KEYS - {"settings"} - content.keys())
+    missing = sorted(KEYS - OPTIONAL - content.keys())
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)}; docs/study.md shows a study file")
+    task = content.get("task", "segmentation")
+    if task not in TASKS:
+        raise InputError(f"{path}: task must be one of {', '.join(TASKS)}, got {task!r}")
     variants = {}
     for name, overrides in _mapping(path, "variants", content["variants"]).items():
         variants[_name(path, name)] = dict(overrides or {})
@@ -82,6 +98,7 @@ def read_study(path: Path) -> Study:
         raise InputError(f"{path}: final.seeds must be a list of different integers, got {seeds!r}")
     return Study(
         path=path,
+        kind=TASKS[task],
         baseline=baseline,
         sets=sets,
         variants=variants,

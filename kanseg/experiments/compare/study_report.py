@@ -67,7 +67,10 @@ def write_study(
     written = [results / "table.md"]
     for title, equal_time in (("Equal parameters", False), ("Equal CPU time", True)):
         rows = study_rows(
-            final, baseline=study.baseline, longer=list(study.longer), equal_time=equal_time
+            final,
+            baseline=study.baseline,
+            longer=study.longer_baselines(),
+            equal_time=equal_time,
         )
         if equal_time:
             rows = [row for row in rows if row["against"]]

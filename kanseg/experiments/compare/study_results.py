@@ -14,6 +14,7 @@ import numpy as np
 
 import kanseg
 from kanseg.experiments.compare.statistics import (
+    CORRECT,
     FEW_SEEDS,
     VariantScores,
     default_score,
@@ -77,9 +78,25 @@ def run_line(run: Path, split: str) -> dict[str, Any]:
             "epochs": metrics["epochs"],
             # "machine" in runs of earlier versions
             "environment": metrics.get("environment", metrics.get("machine")),
-            "images": {name: round(value, 5) for name, value in images.items()},
+            "images": _stored_images(images, score),
         }
     )
+
+
+def _stored_images(images: Mapping[str, float], score: str) -> dict[str, float] | list[int]:
+    """The scores of a line by image; of a classifier, whose test sets are large, 0 or 1 for each
+    image in their order.
+    """
+    if score == CORRECT:
+        return [int(value) for value in images.values()]
+    return {name: round(value, 5) for name, value in images.items()}
+
+
+def images_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """Name of an image -> its score in a line; images without a name are numbered."""
+    if isinstance(line["images"], list):
+        return {str(number): value for number, value in enumerate(line["images"])}
+    return line["images"]
 
 
 def code_version() -> dict[str, Any]:
@@ -164,32 +181,27 @@ def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> Vari
         InputError: runs on different images, or of different scores.
     """
     finished = [line for line in runs.values() if line["mean"] is not None]
-    names = tuple(finished[0]["images"]) if finished else ()
-    for line in finished:
-        if line["images"].keys() != set(names) or line["score"] != finished[0]["score"]:
-            raise InputError(f"{where}: the runs were measured on different images or scores")
+    names = tuple(images_of(finished[0])) if finished else ()
     table = np.full((len(runs), len(names)), np.nan)
     for row, line in zip(table, runs.values(), strict=True):
-        if line["mean"] is not None:
-            row[:] = np.array([line["images"][name] for name in names], dtype=float)  # null: NaN
+        if line["mean"] is None:
+            continue
+        images = images_of(line)
+        if images.keys() != set(names) or line["score"] != finished[0]["score"]:
+            raise InputError(f"{where}: the runs were measured on different images or scores")
+        row[:] = np.array([images[name] for name in names], dtype=float)  # null: NaN
     return VariantScores(runs, table, names)
 
 
-def equal_time_reference(
-    cost: float, references: Mapping[str, Mapping[int, Mapping[str, Any]]]
-) -> str | None:
-    """The baseline to compare with at equal CPU time: the fastest one that took at least as long as
-    the variant. None if there is none.
+def equal_time_reference(cost: float, costs: Mapping[str, float]) -> str | None:
+    """The baseline to compare with at equal CPU time: the fastest one that takes at least as long
+    as the variant. None if there is none.
 
     Args:
         cost: CPU seconds of the variant.
-        references: name -> seed -> line of the baselines.
+        costs: name -> CPU seconds of the baselines.
     """
-    slower = {}
-    for name, runs in references.items():
-        reference_cost = mean_cost(runs)
-        if reference_cost >= cost:
-            slower[name] = reference_cost
+    slower = {name: seconds for name, seconds in costs.items() if seconds >= cost}
     return min(slower, key=slower.__getitem__, default=None)
 
 
@@ -205,7 +217,7 @@ def study_rows(
     sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]],
     *,
     baseline: str,
-    longer: Sequence[str],
+    longer: Mapping[str, float],
     equal_time: bool,
 ) -> list[dict[str, Any]]:
     """Make a row for each set and variant, with the difference to the baseline.
@@ -213,22 +225,27 @@ def study_rows(
     Args:
         sets: set -> variant -> seed -> line.
         baseline: the variant that the others are compared with.
-        longer: names of baselines with more epochs.
-        equal_time: compare with the `equal_time_reference` instead of the baseline.
+        longer: name of a baseline with more epochs -> the factor on them.
+        equal_time: compare with the `equal_time_reference` instead of the baseline. A longer
+            baseline takes the baseline's CPU seconds times its factor: those of its own runs, at
+            another time, depend on what else the machine was doing.
     """
+    factors = {baseline: 1.0, **longer}
     rows = []
     for set_name, variants in sets.items():
         scores = {}
         for name, runs in variants.items():
             scores[name] = variant_scores(runs, where=f"{set_name}, {name}")
-        references = {name: variants[name] for name in (baseline, *longer) if name in variants}
+        references = [name for name in factors if name in variants]
         others = [name for name in variants if name not in references]
+        second = mean_cost(variants.get(baseline, {}))
+        costs = {name: factors[name] * second for name in references}
         against = {}
         differences = {}
         for name in others:
             reference = baseline if baseline in variants else None
             if equal_time:
-                reference = equal_time_reference(mean_cost(variants[name]), references)
+                reference = equal_time_reference(mean_cost(variants[name]), costs)
             against[name] = reference or NO_REFERENCE
             if reference is not None:
                 differences[name] = difference(scores[name], scores[reference])

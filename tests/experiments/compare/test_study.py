@@ -21,6 +21,7 @@ from kanseg.experiments.compare.study_file import read_study
 from kanseg.experiments.compare.study_results import read_lines
 from kanseg.experiments.settings import with_values
 from kanseg.inference.description import build_model
+from kanseg.training.run import TASKS
 from kanseg.training.run_folder.resume import lock_run
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_settings
@@ -202,12 +203,36 @@ def test_the_studies_that_come_with_kanseg_can_be_run(path, tmp_path):
     )
     assert len(jobs) == len(study.sets) * len(study.variants) * len(study.tuned[1])
     for job in jobs[:: len(study.tuned[1])]:  # settings that differ in more than a tuned value
-        check_settings(SegmentationTask(job.config))
-    for name in study.sets:
+        check_settings(TASKS[study.kind](job.config))
+    for name in study.sets if study.kind is Config else ():
         [job, *_] = [each for each in jobs if (each.set_name, each.variant) == (name, "silu")]
         with torch.device("meta"):
             model = build_model(SegmentationTask(job.config).model_arguments())
         assert 250_000 <= sum(parameter.numel() for parameter in model.parameters()) <= 500_000
+
+
+def test_a_study_of_classifiers_compares_correct_images(write, tmp_path):
+    path = write(
+        task="classification",
+        settings={
+            "data.format": "digits",
+            "model.name": "simple_kan_4",
+            "model.basis": "none",
+            "model.stem": None,
+            "model.options": {"width": 1},
+            "training.epochs": 1,
+        },
+        sets={"digits": {"settings": {}}},
+        variants={"plain": None},
+        tune={"values": {"training.lr": [0.01]}},
+        final={"seeds": [0]},
+    )
+    assert command(path, "--stage", "tune") == 0
+    assert command(path, "--stage", "final", "--report") == 0
+    [line] = read_lines(tmp_path / "results" / "final" / "digits.jsonl")
+    assert line["score"] == "correct"
+    assert set(line["images"]) == {0, 1}
+    assert line["mean"] == pytest.approx(sum(line["images"]) / len(line["images"]), abs=1e-6)
 
 
 def test_a_run_of_another_process_is_left_to_it(write, tmp_path):

@@ -53,8 +53,8 @@ def sets(*lines, name="discs"):
     return {name: by_variant(lines, where=name, log=lambda _: None)}
 
 
-def rows_of(found, *, equal_time=False, longer=()):
-    rows = study_rows(found, baseline="plain", longer=longer, equal_time=equal_time)
+def rows_of(found, *, equal_time=False, longer=None):
+    rows = study_rows(found, baseline="plain", longer=longer or {}, equal_time=equal_time)
     return {row["variant"]: row for row in rows}
 
 
@@ -133,28 +133,30 @@ def test_a_run_that_diverged_is_counted_and_gives_no_difference():
 
 
 def test_at_equal_time_the_reference_has_at_least_as_many_cpu_seconds():
-    references = {
-        "plain": {0: line(cost=100)},
-        "plain_1.2": {0: line(cost=120)},
-        "plain_1.5": {0: line(cost=150)},
-    }
-    assert equal_time_reference(99, references) == "plain"
-    assert equal_time_reference(101, references) == "plain_1.2"
-    assert equal_time_reference(151, references) is None
+    costs = {"plain": 100, "plain_1.2": 120, "plain_1.5": 150}
+    assert equal_time_reference(99, costs) == "plain"
+    assert equal_time_reference(101, costs) == "plain_1.2"
+    assert equal_time_reference(151, costs) is None
 
 
 def test_a_variant_that_costs_more_than_any_reference_is_shown_without_one():
     found = sets(line("plain", cost=100), line("plain_1.2", cost=120), line("kan", cost=200))
-    row = rows_of(found, equal_time=True, longer=["plain_1.2"])["kan"]
+    row = rows_of(found, equal_time=True, longer={"plain_1.2": 1.2})["kan"]
     assert row["against"] == "none"
     assert "difference" not in row
 
 
 def test_longer_baselines_are_references_and_no_tests():
     found = sets(line("plain"), line("plain_1.2", cost=120), line("kan", cost=110))
-    rows = rows_of(found, equal_time=True, longer=["plain_1.2"])
+    rows = rows_of(found, equal_time=True, longer={"plain_1.2": 1.2})
     assert rows["kan"]["against"] == "plain_1.2"
     assert "difference" not in rows["plain_1.2"]
+
+
+def test_a_longer_baseline_costs_its_factor_whatever_its_own_runs_took():
+    found = sets(line("plain", cost=100), line("plain_1.2", cost=90), line("kan", cost=110))
+    rows = rows_of(found, equal_time=True, longer={"plain_1.2": 1.2})
+    assert rows["kan"]["against"] == "plain_1.2"
 
 
 def test_p_is_corrected_for_the_number_of_variants():
@@ -179,7 +181,7 @@ def test_wins_count_sets_and_intervals_of_three_seeds_or_more():
 
 
 def test_the_report_names_sets_of_too_few_seeds(tmp_path):
-    study = SimpleNamespace(baseline="plain", longer={}, tuned=("training.lr", [0.001]))
+    study = SimpleNamespace(baseline="plain", longer_baselines=dict, tuned=("training.lr", [0.001]))
     for name, seeds in (("discs", 1), ("rings", 3)):
         for variant in ("plain", "kan"):
             for seed in range(seeds):
@@ -202,7 +204,7 @@ def test_the_tuning_table_marks_the_best_value():
 def test_the_figure_shows_every_set(tmp_path):
     found = sets(*(line(v, s, (0.5, 0.6 + s / 50, 0.7)) for v in ("plain", "kan") for s in (0, 1)))
     two = found | {"rings": found["discs"]}
-    rows = study_rows(two, baseline="plain", longer=(), equal_time=False)
+    rows = study_rows(two, baseline="plain", longer={}, equal_time=False)
     small = draw_study([row for row in rows if row["set"] == "discs"], tmp_path / "a.png", title="")
     large = draw_study(rows, tmp_path / "b.png", title="")
     assert Image.open(large).height > Image.open(small).height
