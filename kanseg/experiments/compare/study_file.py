@@ -32,7 +32,8 @@ class Study:
         sets: name of a data set -> nested settings: its config, updated by the common settings and
             its own ones.
         variants: name -> the settings in which it differs.
-        longer: name -> (variant, factor on its epochs), for comparisons at equal CPU time.
+        longer: name -> (variant, factor on its epochs). Longer baselines are references at equal
+            CPU time; a longer variant is compared with the baseline of the same factor.
         tuned: the setting that is tuned, and its values.
         tune_seed: seed of the tuning runs.
         seeds: seeds of the final runs.
@@ -47,14 +48,6 @@ class Study:
     tuned: tuple[str, tuple[Any, ...]]
     tune_seed: int
     seeds: tuple[int, ...]
-
-    def longer_baselines(self) -> dict[str, float]:
-        """Name -> factor on the epochs, of the baseline with more epochs."""
-        found = {}
-        for name, (variant, factor) in self.longer.items():
-            if variant == self.baseline:
-                found[name] = factor
-        return found
 
 
 def read_study(path: Path) -> Study:

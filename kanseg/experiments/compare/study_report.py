@@ -69,7 +69,7 @@ def write_study(
         rows = study_rows(
             final,
             baseline=study.baseline,
-            longer=study.longer_baselines(),
+            longer=study.longer,
             equal_time=equal_time,
         )
         if equal_time:

@@ -180,7 +180,7 @@ def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> Vari
     Raises:
         InputError: runs on different images, or of different scores.
     """
-    finished = [line for line in runs.values() if line["mean"] is not None]
+    finished = _finished(runs)
     names = tuple(images_of(finished[0])) if finished else ()
     table = np.full((len(runs), len(names)), np.nan)
     for row, line in zip(table, runs.values(), strict=True):
@@ -207,17 +207,35 @@ def equal_time_reference(cost: float, costs: Mapping[str, float]) -> str | None:
 
 def mean_cost(runs: Mapping[int, Mapping[str, Any]]) -> float:
     """CPU seconds of training, mean over the runs that did not diverge."""
-    seconds = [line["cpu_seconds"] for line in runs.values() if line["mean"] is not None]
+    seconds = [line["cpu_seconds"] for line in _finished(runs)]
     if not seconds:
         return float("nan")
     return float(np.mean(seconds))
+
+
+def _cost_as_baseline(
+    runs: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Mapping[str, Any]]
+) -> float:
+    """CPU seconds that the epochs of the runs take at the baseline's CPU seconds an epoch; NaN
+    without a baseline.
+    """
+    seconds = [line["cpu_seconds"] / line["epochs"] for line in _finished(baseline)]
+    epochs = [line["epochs"] for line in _finished(runs)]
+    if not seconds or not epochs:
+        return float("nan")
+    return float(np.mean(epochs) * np.mean(seconds))
+
+
+def _finished(runs: Mapping[int, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of the runs that did not diverge."""
+    return [line for line in runs.values() if line["mean"] is not None]
 
 
 def study_rows(
     sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]],
     *,
     baseline: str,
-    longer: Mapping[str, float],
+    longer: Mapping[str, tuple[str, float]],
     equal_time: bool,
 ) -> list[dict[str, Any]]:
     """Make a row for each set and variant, with the difference to the baseline.
@@ -225,12 +243,17 @@ def study_rows(
     Args:
         sets: set -> variant -> seed -> line.
         baseline: the variant that the others are compared with.
-        longer: name of a baseline with more epochs -> the factor on them.
-        equal_time: compare with the `equal_time_reference` instead of the baseline. A longer
-            baseline takes the baseline's CPU seconds times its factor: those of its own runs, at
-            another time, depend on what else the machine was doing.
+        longer: name -> (variant, factor on its epochs). Such a variant is compared with the
+            baseline of the same factor.
+        equal_time: compare with the `equal_time_reference` instead, and leave longer variants out.
+            A longer baseline takes as many CPU seconds an epoch as the baseline: those of its own
+            runs, at another time, depend on what else the machine was doing.
     """
-    factors = {baseline: 1.0, **longer}
+    factors = {baseline: 1.0}
+    for name, (variant, factor) in longer.items():
+        if variant == baseline:
+            factors[name] = factor
+    as_long = {factor: name for name, factor in factors.items()}
     rows = []
     for set_name, variants in sets.items():
         scores = {}
@@ -238,16 +261,21 @@ def study_rows(
             scores[name] = variant_scores(runs, where=f"{set_name}, {name}")
         references = [name for name in factors if name in variants]
         others = [name for name in variants if name not in references]
-        second = mean_cost(variants.get(baseline, {}))
-        costs = {name: factors[name] * second for name in references}
+        costs = {}
+        for name in references:
+            costs[name] = _cost_as_baseline(variants[name], variants.get(baseline, {}))
+        if equal_time:
+            others = [name for name in others if name not in longer]
         against = {}
         differences = {}
         for name in others:
-            reference = baseline if baseline in variants else None
+            _, factor = longer.get(name, (name, 1.0))
+            reference = as_long.get(factor)
             if equal_time:
                 reference = equal_time_reference(mean_cost(variants[name]), costs)
-            against[name] = reference or NO_REFERENCE
-            if reference is not None:
+            against[name] = NO_REFERENCE
+            if reference in variants:
+                against[name] = reference
                 differences[name] = difference(scores[name], scores[reference])
         compared = difference_rows(differences)
         for name in [*references, *others]:
@@ -260,7 +288,7 @@ def study_rows(
 def _row(
     set_name: str, name: str, runs: Mapping[int, Mapping[str, Any]], scores: VariantScores
 ) -> dict[str, Any]:
-    finished = [line for line in runs.values() if line["mean"] is not None]
+    finished = _finished(runs)
     first = next(iter(finished), {})
     means = scores.by_seed
     mean = float("nan")  # if a seed diverged

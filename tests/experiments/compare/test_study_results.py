@@ -25,7 +25,16 @@ from kanseg.utils.errors import InputError
 NAMES = ("x", "y", "z")
 
 
-def line(variant="plain", seed=0, images=(0.5, 0.6, 0.7), *, cost=100.0, settings=None, lr=0.001):
+def line(
+    variant="plain",
+    seed=0,
+    images=(0.5, 0.6, 0.7),
+    *,
+    cost=100.0,
+    epochs=10,
+    settings=None,
+    lr=0.001,
+):
     values = dict(zip(NAMES, images, strict=True))
     settings = {"training.lr": lr} | (settings or {})
     return {
@@ -41,12 +50,16 @@ def line(variant="plain", seed=0, images=(0.5, 0.6, 0.7), *, cost=100.0, setting
         "parameters": 1000,
         "multiply_adds": 2000,
         "cpu_seconds": cost,
+        "epochs": epochs,
         "images": values,
     }
 
 
 def diverged(variant, seed):
     return line(variant, seed) | {"mean": None, "score": None, "images": {}, "error": "NaN"}
+
+
+LONGER = {"plain_1.2": ("plain", 1.2)}
 
 
 def sets(*lines, name="discs"):
@@ -140,23 +153,38 @@ def test_at_equal_time_the_reference_has_at_least_as_many_cpu_seconds():
 
 
 def test_a_variant_that_costs_more_than_any_reference_is_shown_without_one():
-    found = sets(line("plain", cost=100), line("plain_1.2", cost=120), line("kan", cost=200))
-    row = rows_of(found, equal_time=True, longer={"plain_1.2": 1.2})["kan"]
+    found = sets(line("plain", cost=100), line("plain_1.2", epochs=12), line("kan", cost=200))
+    row = rows_of(found, equal_time=True, longer=LONGER)["kan"]
     assert row["against"] == "none"
     assert "difference" not in row
 
 
 def test_longer_baselines_are_references_and_no_tests():
-    found = sets(line("plain"), line("plain_1.2", cost=120), line("kan", cost=110))
-    rows = rows_of(found, equal_time=True, longer={"plain_1.2": 1.2})
+    found = sets(line("plain"), line("plain_1.2", epochs=12), line("kan", cost=110))
+    rows = rows_of(found, equal_time=True, longer=LONGER)
     assert rows["kan"]["against"] == "plain_1.2"
     assert "difference" not in rows["plain_1.2"]
 
 
-def test_a_longer_baseline_costs_its_factor_whatever_its_own_runs_took():
-    found = sets(line("plain", cost=100), line("plain_1.2", cost=90), line("kan", cost=110))
-    rows = rows_of(found, equal_time=True, longer={"plain_1.2": 1.2})
+def test_a_longer_baseline_costs_what_its_epochs_cost_the_baseline():
+    found = sets(
+        line("plain", cost=100), line("plain_1.2", epochs=12, cost=90), line("kan", cost=110)
+    )
+    rows = rows_of(found, equal_time=True, longer=LONGER)
     assert rows["kan"]["against"] == "plain_1.2"
+
+
+def test_a_longer_variant_is_compared_with_the_baseline_of_as_many_epochs():
+    longer = {"plain_3": ("plain", 3.0), "kan_3": ("kan", 3.0)}
+    found = sets(
+        line("plain", images=(0.1, 0.1, 0.1)),
+        line("plain_3", images=(0.5, 0.5, 0.5)),
+        line("kan_3", images=(0.7, 0.7, 0.7)),
+    )
+    row = rows_of(found, longer=longer)["kan_3"]
+    assert row["against"] == "plain_3"
+    assert row["difference"] == pytest.approx(0.2)
+    assert "kan_3" not in rows_of(found, longer=longer, equal_time=True)
 
 
 def test_p_is_corrected_for_the_number_of_variants():
@@ -181,7 +209,7 @@ def test_wins_count_sets_and_intervals_of_three_seeds_or_more():
 
 
 def test_the_report_names_sets_of_too_few_seeds(tmp_path):
-    study = SimpleNamespace(baseline="plain", longer_baselines=dict, tuned=("training.lr", [0.001]))
+    study = SimpleNamespace(baseline="plain", longer={}, tuned=("training.lr", [0.001]))
     for name, seeds in (("discs", 1), ("rings", 3)):
         for variant in ("plain", "kan"):
             for seed in range(seeds):
