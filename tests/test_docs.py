@@ -31,7 +31,6 @@ from kanseg.config import ClassificationConfig, Config, DataConfig, ModelConfig,
 from kanseg.config.builtin import with_config_files
 from kanseg.data import Augmentation, ImageAugmentation
 from kanseg.data.formats.label_settings import read_label_settings, read_layout_settings
-from kanseg.experiments.compare.study_results import by_variant, read_lines, study_rows
 from kanseg.experiments.search.space import read_space
 from kanseg.training.run import train
 from tests.inference.test_classifier import write_classifier
@@ -483,51 +482,3 @@ def test_the_file_map_lists_every_part():
 
 def test_changelog_has_the_version():
     assert f"## {kanseg.__version__}" in read("CHANGELOG.md")
-
-
-# -- the study ----------------------------------------------------------------------------------
-
-STUDY = ROOT / "docs" / "results" / "shared_functions" / "final"
-SETS = ("glas", "busi", "cvc", "dsb2018", "camvid", "drive", "isbi", "quickstart")
-
-
-def study_rows_against(baseline):
-    """The rows of a baseline and the default, computed as the report of the study computes them."""
-    sets = {}
-    for name in SETS:
-        path = STUDY / f"{name}.jsonl"
-        variants = by_variant(read_lines(path), where=path)
-        sets[name] = {variant: variants[variant] for variant in (baseline, "gram_channel")}
-    rows = study_rows(sets, baseline=baseline, longer={}, equal_time=False)
-    return zip(rows[::2], rows[1::2], strict=True)
-
-
-def study_lines():
-    """The rows of README's table."""
-    for plain, learned in study_rows_against("silu"):
-        assert plain["seeds"] == learned["seeds"]
-        interval = learned["over_both"]
-        yield (
-            f"| {plain['set']} | {plain['mean']:.3f} | {learned['mean']:.3f} |"
-            f" {learned['difference']:+.3f} | {interval['low']:+.3f} to {interval['high']:+.3f} |"
-            f" {len(learned['seeds'])} | {learned['cpu_seconds'] / plain['cpu_seconds']:.2f} |"
-        )
-
-
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
-def test_the_table_of_the_study_is_that_of_its_runs(page):
-    block = read(page).split("<!-- study -->")[1].split("<!-- /study -->")[0]
-    rows = [line for line in block.splitlines() if line.startswith("| ")]
-    assert rows[1:] == list(study_lines())
-
-
-def test_the_figures_at_equal_cpu_time_are_those_of_the_runs():
-    found = {
-        learned["set"]: learned["difference"] for _, learned in study_rows_against("silu_x1.2")
-    }
-    least, most = min(found, key=found.get), max(found, key=found.get)
-    assert (least, most) == ("cvc", "quickstart")
-    texts = [f"{found[name]:+.3f}" for name in (least, most)]
-    assert all(text in read("README.zh-CN.md") for text in texts)
-    assert all(text.replace("0.", ".") in read("README.md") for text in texts)
-    assert sum(difference > 0 for difference in found.values()) == 5

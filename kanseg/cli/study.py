@@ -11,17 +11,24 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kanseg.config.arguments import ToolParser
+from kanseg.config.arguments import ToolParser, integers
 from kanseg.utils.errors import InputError
+
+STAGES = {"tune": ("tune",), "final": ("final",), "all": ("tune", "final")}
 
 
 def _parser() -> ToolParser:
     parser = ToolParser(description=__doc__)
     parser.add_argument("--study", required=True, metavar="FILE", help="YAML file of the study")
-    parser.add_argument("--stage", choices=("tune", "final"), help="runs to make")
+    parser.add_argument(
+        "--stage",
+        choices=tuple(STAGES),
+        help="runs to make: tuning, final, or both in turn",
+    )
     parser.add_argument(
         "--report",
         action="store_true",
@@ -29,6 +36,9 @@ def _parser() -> ToolParser:
     )
     parser.add_argument("--sets", metavar="A,B", help="data sets; by default all")
     parser.add_argument("--variants", metavar="A,B", help="variants; by default all")
+    parser.add_argument(
+        "--seeds", metavar="A,B", help="seeds of the final runs; by default those of the study"
+    )
     parser.add_argument(
         "--data_root", default="data", help="folder that the study's data.root are relative to"
     )
@@ -55,17 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     if given.stage is None and not given.report:
-        raise InputError("give --stage tune, --stage final or --report")
+        raise InputError("give --stage tune, --stage final, --stage all or --report")
     if given.stage is not None and given.output is None:
         raise InputError("--stage needs --output, a folder for the runs")
     from kanseg.experiments.compare.study_file import chosen_names, read_study
 
     study = read_study(Path(given.study))
+    if given.seeds is not None:
+        study = replace(study, seeds=tuple(dict.fromkeys(integers(given.seeds, "--seeds"))))
     sets = chosen_names(given.sets, list(study.sets), "--sets")
     variants = chosen_names(given.variants, [*study.variants, *study.longer], "--variants")
     status = 0
-    if given.stage is not None:
-        status = _run_stage(study, sets, variants, given)
+    for stage in STAGES.get(given.stage, ()):
+        status = _run_stage(stage, study, sets, variants, given)
     if given.report:
         from kanseg.experiments.compare.study_report import write_study
 
@@ -73,13 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run_stage(study: Any, sets: Sequence[str], variants: Sequence[str], given: Any) -> int:
+def _run_stage(
+    stage: str, study: Any, sets: Sequence[str], variants: Sequence[str], given: Any
+) -> int:
     from kanseg.experiments.compare.study import final_jobs, run_jobs, tuning_jobs
 
     output, results = Path(given.output), Path(given.results)
     folders = {"data_root": Path(given.data_root), "output": output}
     untuned: list[str] = []
-    if given.stage == "tune":
+    if stage == "tune":
         jobs = tuning_jobs(study, sets, variants, **folders)
     else:
         jobs, untuned = final_jobs(study, sets, variants, results, **folders)

@@ -63,7 +63,7 @@ def write_study(
         if lines:
             found = by_variant(lines, where=path, log=log)
             final[name] = dict(sorted(found.items(), key=lambda pair: variants.index(pair[0])))
-    parts = []
+    parts = [f"# Study: {study.path.stem}"]
     written = [results / "table.md"]
     for title, equal_time in (("Equal parameters", False), ("Equal CPU time", True)):
         rows = study_rows(
@@ -83,11 +83,12 @@ def write_study(
                 parts.append(few_seeds)
             path = results / f"{title.lower().replace(' ', '_')}.png"
             written.append(draw_study(rows, path, title=title))
+            parts.append(f"![Differences and their intervals]({path.name})")
     if final:
         parts += [NOTE, score_names(final)]
     if any(tuned.values()):
         parts += ["## Tuning", tuning_table(tuned, study.tuned[0])]
-    if not parts:
+    if len(parts) == 1:
         raise InputError(f"{results}: no lines of these sets and variants yet")
     text = "\n\n".join(parts)
     atomic_write_text(results / "table.md", text + "\n")

@@ -227,10 +227,9 @@ def test_a_study_of_classifiers_compares_correct_images(write, tmp_path):
         tune={"values": {"training.lr": [0.01]}},
         final={"seeds": [0]},
     )
-    assert command(path, "--stage", "tune") == 0
-    assert command(path, "--stage", "final", "--report") == 0
+    assert command(path, "--stage", "all", "--report", "--seeds", "4") == 0
     [line] = read_lines(tmp_path / "results" / "final" / "digits.jsonl")
-    assert line["score"] == "correct"
+    assert (line["score"], line["seed"]) == ("correct", 4)
     assert set(line["images"]) == {0, 1}
     assert line["mean"] == pytest.approx(sum(line["images"]) / len(line["images"]), abs=1e-6)
 

@@ -1,5 +1,6 @@
 import json
 from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,7 +210,9 @@ def test_wins_count_sets_and_intervals_of_three_seeds_or_more():
 
 
 def test_the_report_names_sets_of_too_few_seeds(tmp_path):
-    study = SimpleNamespace(baseline="plain", longer={}, tuned=("training.lr", [0.001]))
+    study = SimpleNamespace(
+        path=Path("two.yaml"), baseline="plain", longer={}, tuned=("training.lr", [0.001])
+    )
     for name, seeds in (("discs", 1), ("rings", 3)):
         for variant in ("plain", "kan"):
             for seed in range(seeds):
