@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.data.preprocess import Preprocess
+from kanseg.export.activations import with_frozen_activations
 from kanseg.inference.exported import logits_of
 from kanseg.inference.predictor import decide, to_probabilities
-from kanseg.layers.activation import with_frozen_activations
 
 OUTPUTS = ("logits", "probabilities", "labels")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -33,9 +32,6 @@ from kanseg.layers.kernels.horner import (
 from kanseg.layers.kernels.lookup import (
     can_tabulate,
     lookup,
-    plain_lookup,
-    sample_functions,
-    tabulate,
 )
 from kanseg.layers.kernels.rational import rational
 from kanseg.layers.parts import activation_module, exact_constants, reset
@@ -317,58 +313,6 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
 
     def extra_repr(self) -> str:
         return f"{self.channels}, share={self.share!r}"
-
-
-class FrozenActivation(nn.Module):
-    """A `KANActivation` for evaluation, with its function stored as the constants of a polynomial
-    or a table, so that an exported graph has few operations.
-    """
-
-    def __init__(self, learned: KANActivation):
-        super().__init__()
-        self.base, self.basis = learned.base, learned.basis
-        weight = at_least_float32(learned.channel_weight().detach())
-        self.table, self.variable = None, None
-        if is_low_degree_polynomial(self.basis):
-            powers = power_coefficients(self.basis, weight.device)
-            self.variable = polynomial_variable(self.basis)
-            constants = weight @ powers.to(weight.dtype)
-        else:
-            with torch.no_grad():
-                self.table = tabulate(weight, self.basis, sample_functions(self.basis))
-            constants = self.table.pieces
-        self.register_buffer("constants", constants)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *S) -> the same shape."""
-        normalized = self.basis.normalized(x)
-        adds_silu = type(self.base) is nn.SiLU and self.basis.is_pointwise
-        if self.table is None:
-            y = plain_polynomial(normalized, self.constants, self.variable, adds_silu)
-        else:
-            table = self.table._replace(pieces=self.constants)
-            y = plain_lookup(normalized, table, adds_silu)
-        if self.base is None or adds_silu:
-            return y
-        return y + self.base(x)
-
-
-def with_frozen_activations(model: nn.Module) -> nn.Module:
-    """A copy of a network for evaluation, with `FrozenActivation` in place of its learned
-    activations; the network itself if it has none.
-    """
-    if not any(isinstance(module, KANActivation) for module in model.modules()):
-        return model
-    if isinstance(model, KANActivation):
-        if not model.can_freeze():
-            return model
-        return FrozenActivation(copy.deepcopy(model))
-    model = copy.deepcopy(model).eval()
-    for module in list(model.modules()):
-        for name, part in module.named_children():
-            if isinstance(part, KANActivation) and part.can_freeze():
-                setattr(module, name, FrozenActivation(part))
-    return model
 
 
 def initial_activation(activation: nn.Module) -> nn.Module:

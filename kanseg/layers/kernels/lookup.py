@@ -229,7 +229,7 @@ def plain_lookup(x: Tensor, table: CubicTable, silu: bool) -> Tensor:
     position = (t - start) * rate
     if table.periodic:
         position = position - count * torch.floor(position / count)
-    position = position.clamp(0.0, count)
+    position = position.clamp(0.0, float(count))
     # NaN may become any integer, hence the clamp.
     index = position.detach().to(torch.int64).clamp(0, count - 1)
     fraction = position - index
