@@ -99,7 +99,8 @@ class ChannelAffine(nn.Module):
         self.register_buffer("variance", torch.ones_like(factor))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return functional.batch_norm(x, self.mean, self.variance, self.factor, self.offset, eps=0.0)
+        constants = self.mean, self.variance, self.factor, self.offset
+        return functional.batch_norm(x, *[each.to(x.dtype) for each in constants], eps=0.0)
 
 
 class FrozenTable(nn.Module):

@@ -43,6 +43,16 @@ def test_they_compute_the_same(basis, options):
     torch.testing.assert_close(frozen(x), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("basis", ["gram", "bspline"])
+def test_a_network_in_half_precision_can_be_frozen(basis):
+    net = learned(basis).eval().bfloat16()
+    x = torch.randn(1, 3, 9, 9)
+    expected = net.float()(x.bfloat16().float())
+    y = with_frozen_activations(net.bfloat16())(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1)
+
+
 def test_the_network_itself_stays_as_it_was():
     net = learned("bspline").train()
     before = copy.deepcopy(net.state_dict())
