@@ -18,7 +18,12 @@ from typing import Any
 from kanseg.config.arguments import ToolParser, integers
 from kanseg.utils.errors import InputError
 
-STAGES = {"tune": ("tune",), "final": ("final",), "all": ("tune", "final")}
+STAGES = {
+    "tune": ("tune",),
+    "final": ("final",),
+    "time": ("time",),
+    "all": ("tune", "final", "time"),
+}
 
 
 def _parser() -> ToolParser:
@@ -27,7 +32,7 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "--stage",
         choices=tuple(STAGES),
-        help="runs to make: tuning, final, or both in turn",
+        help="runs to make: tuning, final, the time of training steps, or all in turn",
     )
     parser.add_argument(
         "--report",
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     variants = chosen_names(given.variants, [*study.variants, *study.longer], "--variants")
     status = 0
     for stage in STAGES.get(given.stage, ()):
-        status = _run_stage(stage, study, sets, variants, given)
+        status |= _run_stage(stage, study, sets, variants, given)
     if given.report:
         from kanseg.experiments.compare.study_report import write_study
 
@@ -89,10 +94,15 @@ def _run_stage(
     stage: str, study: Any, sets: Sequence[str], variants: Sequence[str], given: Any
 ) -> int:
     from kanseg.experiments.compare.study import final_jobs, run_jobs, tuning_jobs
+    from kanseg.experiments.compare.study_time import time_variants
 
     output, results = Path(given.output), Path(given.results)
     folders = {"data_root": Path(given.data_root), "output": output}
     untuned: list[str] = []
+    if stage == "time":
+        for name in sets:
+            time_variants(study, name, variants, results, **folders, log=_log)
+        return 0
     if stage == "tune":
         jobs = tuning_jobs(study, sets, variants, **folders)
     else:

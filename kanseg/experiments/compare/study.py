@@ -114,7 +114,7 @@ def tuning_jobs(
                 continue
             for value in values:
                 overrides = {**study.variants[variant], key: value}
-                jobs.append(_job(study, "tune", set_name, variant, overrides, **options))
+                jobs.append(make_job(study, "tune", set_name, variant, overrides, **options))
     return jobs
 
 
@@ -157,7 +157,7 @@ def _final_job(
 ) -> Job:
     tuned, factor = study.longer.get(variant, (variant, 1.0))
     overrides = {**study.variants[tuned], study.tuned[0]: value}
-    job = _job(study, "final", set_name, variant, overrides, seed=seed, **folders)
+    job = make_job(study, "final", set_name, variant, overrides, seed=seed, **folders)
     if factor == 1:
         return job
     epochs = max(round(job.config.training.epochs * factor), 1)
@@ -190,7 +190,7 @@ def tuning_winner(
     return max(scores, key=scores.__getitem__)
 
 
-def _job(
+def make_job(
     study: Study,
     stage: str,
     set_name: str,
@@ -201,6 +201,7 @@ def _job(
     data_root: Path,
     output: Path,
 ) -> Job:
+    """A run of a study, from the overrides of its variant and a tuned value."""
     fixed: dict[str, Any] = {**OF_EVERY_RUN, "seed": seed}
     if study.kind is Config:
         fixed |= OF_EVERY_SEGMENTATION

@@ -11,6 +11,8 @@ from kanseg.experiments.compare.study_figures import draw_study
 from kanseg.experiments.compare.study_file import Study
 from kanseg.experiments.compare.study_results import (
     by_variant,
+    cost_table,
+    interval_table,
     read_lines,
     results_file,
     score_names,
@@ -19,19 +21,27 @@ from kanseg.experiments.compare.study_results import (
     tuning_table,
     wins,
 )
+from kanseg.experiments.compare.study_time import step_ratios
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 
 NOTE = (
-    "Mean ± standard deviation over the seeds of the mean over the test images; CPU seconds of"
-    " training alone. 95 % over seeds, and its p: for trainings with\nother seeds, on these images"
-    " (t interval of the differences of the seeds, paired by seed). 95 % over images: how sure the"
-    " difference is for images like\nthese, with these trained networks; it says nothing about"
-    " other seeds. These are corrected for the number of variants of a set (Bonferroni). 95 % over"
-    " both,\nand its p: for new seeds and new images, both of which are samples (two-way crossed,"
-    " Satterthwaite's t; p by Holm's correction); the interval of the counts\nabove. better in: the"
-    " number of images that are better, the seeds averaged. Images without a score in any of the"
-    " runs are left out."
+    "Score: mean ± standard deviation over the seeds of the mean over the test images. 95 % over"
+    " both, and its p: for new seeds and new images, both of\nwhich are samples (two-way crossed,"
+    " Satterthwaite's t; p by Holm's correction); the counts are of these intervals. Images without"
+    " a score in any of the\nruns are left out."
+)
+NOTE_INTERVALS = (
+    "95 % over seeds, and its p: for trainings with other seeds, on these images (t interval of the"
+    " differences of the seeds, paired by seed). 95 % over images:\nhow sure the difference is for"
+    " images like these, with these trained networks; it says nothing about other seeds. Both are"
+    " corrected for the number of\nvariants of a set (Bonferroni). better in: the number of images"
+    " that are better, the seeds averaged."
+)
+NOTE_COSTS = (
+    "step: CPU time of a training step relative to the baseline, measured in turns (median of the"
+    " rounds ± half the interquartile range). CPU s: seconds of the runs'\ntraining, mean over the"
+    " seeds; they also depend on what else the machine was doing at the time."
 )
 
 
@@ -65,27 +75,36 @@ def write_study(
             final[name] = dict(sorted(found.items(), key=lambda pair: variants.index(pair[0])))
     parts = [f"# Study: {study.path.stem}"]
     written = [results / "table.md"]
+    steps = {name: step_ratios(results, name, study.baseline) for name in final}
+    compared: dict[str, list[dict[str, Any]]] = {}
     for title, equal_time in (("Equal parameters", False), ("Equal CPU time", True)):
         rows = study_rows(
             final,
             baseline=study.baseline,
             longer=study.longer,
             equal_time=equal_time,
+            steps=steps,
         )
         if equal_time:
             rows = [row for row in rows if row["against"]]
-        if rows:
-            parts += [f"## {title}", study_table(rows)]
+        if not rows:
+            continue
+        compared[title] = rows
+        parts.append(f"## {title}")
         if any("difference" in row for row in rows):
             parts.append(wins(rows))
-            few_seeds = few_seeds_note(_seeds_by_set(rows))
-            if few_seeds is not None:
-                parts.append(few_seeds)
             path = results / f"{title.lower().replace(' ', '_')}.png"
             written.append(draw_study(rows, path, title=title))
             parts.append(f"![Differences and their intervals]({path.name})")
+            few_seeds = few_seeds_note(_seeds_by_set(rows))
+            if few_seeds is not None:
+                parts.append(few_seeds)
+        parts.append(study_table(rows))
     if final:
-        parts += [NOTE, score_names(final)]
+        parts += [NOTE, score_names(final), "## Other intervals"]
+        for title, rows in compared.items():
+            parts += [f"### {title}", interval_table(rows)]
+        parts += [NOTE_INTERVALS, "## Costs", cost_table(compared["Equal parameters"]), NOTE_COSTS]
     if any(tuned.values()):
         parts += ["## Tuning", tuning_table(tuned, study.tuned[0])]
     if len(parts) == 1:

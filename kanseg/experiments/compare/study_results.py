@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import kanseg
+from kanseg.benchmark.measure import Ratio
 from kanseg.experiments.compare.statistics import (
     CORRECT,
     FEW_SEEDS,
@@ -38,20 +39,22 @@ FIELDS = ("set", "variant", "seed", "settings", "settings_hash", "split", "score
 HEADERS = (
     "set",
     "variant",
-    "parameters",
-    "multiply-adds",
-    "CPU s",
-    "seeds",
     "score",
     "reference",
     "minus reference",
+    "95 % over both",
+    "p over both",
+    "seeds",
+)
+INTERVAL_HEADERS = (
+    "set",
+    "variant",
     "95 % over seeds",
     "p over seeds",
     "95 % over images",
     "better in",
-    "95 % over both",
-    "p over both",
 )
+COST_HEADERS = ("set", "variant", "parameters", "multiply-adds", "step", "CPU s")
 
 
 def results_file(results: Path, stage: str, set_name: str) -> Path:
@@ -198,8 +201,8 @@ def equal_time_reference(cost: float, costs: Mapping[str, float]) -> str | None:
     as the variant. None if there is none.
 
     Args:
-        cost: CPU seconds of the variant.
-        costs: name -> CPU seconds of the baselines.
+        cost: of the variant.
+        costs: name -> cost of the baselines.
     """
     slower = {name: seconds for name, seconds in costs.items() if seconds >= cost}
     return min(slower, key=slower.__getitem__, default=None)
@@ -213,17 +216,23 @@ def mean_cost(runs: Mapping[int, Mapping[str, Any]]) -> float:
     return float(np.mean(seconds))
 
 
-def _cost_as_baseline(
-    runs: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Mapping[str, Any]]
+def relative_cost(
+    name: str,
+    variants: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    baseline: str,
+    steps: Mapping[str, Ratio],
 ) -> float:
-    """CPU seconds that the epochs of the runs take at the baseline's CPU seconds an epoch; NaN
-    without a baseline.
+    """CPU time of a variant relative to the baseline: that of a training step if it was measured,
+    else that of the runs.
     """
-    seconds = [line["cpu_seconds"] / line["epochs"] for line in _finished(baseline)]
+    if name in steps:
+        return steps[name].median
+    return mean_cost(variants[name]) / mean_cost(variants.get(baseline, {}))
+
+
+def _mean_epochs(runs: Mapping[int, Mapping[str, Any]]) -> float:
     epochs = [line["epochs"] for line in _finished(runs)]
-    if not seconds or not epochs:
-        return float("nan")
-    return float(np.mean(epochs) * np.mean(seconds))
+    return float(np.mean(epochs)) if epochs else float("nan")
 
 
 def _finished(runs: Mapping[int, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -237,6 +246,7 @@ def study_rows(
     baseline: str,
     longer: Mapping[str, tuple[str, float]],
     equal_time: bool,
+    steps: Mapping[str, Mapping[str, Ratio]] = {},
 ) -> list[dict[str, Any]]:
     """Make a row for each set and variant, with the difference to the baseline.
 
@@ -246,8 +256,9 @@ def study_rows(
         longer: name -> (variant, factor on its epochs). Such a variant is compared with the
             baseline of the same factor.
         equal_time: compare with the `equal_time_reference` instead, and leave longer variants out.
-            A longer baseline takes as many CPU seconds an epoch as the baseline: those of its own
-            runs, at another time, depend on what else the machine was doing.
+        steps: set -> variant -> CPU time of a training step relative to the baseline, measured in
+            turns. Without it the CPU seconds of the runs are compared, which also depend on what
+            else the machine was doing at their time.
     """
     factors = {baseline: 1.0}
     for name, (variant, factor) in longer.items():
@@ -261,9 +272,8 @@ def study_rows(
             scores[name] = variant_scores(runs, where=f"{set_name}, {name}")
         references = [name for name in factors if name in variants]
         others = [name for name in variants if name not in references]
-        costs = {}
-        for name in references:
-            costs[name] = _cost_as_baseline(variants[name], variants.get(baseline, {}))
+        epochs = {name: _mean_epochs(variants[name]) for name in references}
+        costs = {name: count / epochs.get(baseline, count) for name, count in epochs.items()}
         if equal_time:
             others = [name for name in others if name not in longer]
         against = {}
@@ -272,7 +282,8 @@ def study_rows(
             _, factor = longer.get(name, (name, 1.0))
             reference = as_long.get(factor)
             if equal_time:
-                reference = equal_time_reference(mean_cost(variants[name]), costs)
+                cost = relative_cost(name, variants, baseline, steps.get(set_name, {}))
+                reference = equal_time_reference(cost, costs)
             against[name] = NO_REFERENCE
             if reference in variants:
                 against[name] = reference
@@ -280,6 +291,7 @@ def study_rows(
         compared = difference_rows(differences)
         for name in [*references, *others]:
             row = _row(set_name, name, variants[name], scores[name])
+            row["step"] = steps.get(set_name, {}).get(name)
             row["against"] = against.get(name, "")  # empty for a reference itself
             rows.append(row | compared.get(name, {}))
     return rows
@@ -309,27 +321,38 @@ def _row(
 
 
 def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format the rows as a Markdown table."""
+    """Format scores and differences as a Markdown table."""
     lines = []
     for row in rows:
         seeds = str(len(row["seeds"]))
         if row["diverged"]:
             seeds += f" ({row['diverged']} diverged)"
-        cells = [
-            row["set"],
-            row["variant"],
-            _thousands(row["parameters"]),
-            _thousands(row["multiply_adds"]),
-            f"{row['cpu_seconds']:.0f}",
-            seeds,
-            mean_cell(row),
-            row["against"],
-        ]
-        both = ["", ""]
+        compared = ["", "", ""]
         if "difference" in row:
-            both = [interval_cell(row["over_both"]), p_cell(row["over_both"]["p"])]
-        lines.append(cells + difference_cells(row) + both)
+            both = row["over_both"]
+            compared = [difference_cells(row)[0], interval_cell(both), p_cell(both["p"])]
+        start = [row["set"], row["variant"], mean_cell(row), row["against"]]
+        lines.append([*start, *compared, seeds])
     return markdown_table(HEADERS, lines, text_columns=2)
+
+
+def interval_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the other intervals of the differences as a Markdown table."""
+    lines = []
+    for row in rows:
+        if "difference" in row:
+            lines.append([row["set"], row["variant"], *difference_cells(row)[1:]])
+    return markdown_table(INTERVAL_HEADERS, lines, text_columns=2)
+
+
+def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format sizes and times as a Markdown table."""
+    lines = []
+    for row in rows:
+        sizes = [_thousands(row["parameters"]), _thousands(row["multiply_adds"])]
+        step = "" if row["step"] is None else str(row["step"])
+        lines.append([row["set"], row["variant"], *sizes, step, f"{row['cpu_seconds']:.0f}"])
+    return markdown_table(COST_HEADERS, lines, text_columns=2)
 
 
 def _thousands(value: int | None) -> str:

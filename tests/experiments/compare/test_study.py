@@ -19,6 +19,7 @@ from kanseg.experiments.compare.study import (
 )
 from kanseg.experiments.compare.study_file import read_study
 from kanseg.experiments.compare.study_results import read_lines
+from kanseg.experiments.compare.study_time import step_ratios, time_variants
 from kanseg.experiments.settings import with_values
 from kanseg.inference.description import build_model
 from kanseg.training.run import TASKS
@@ -232,6 +233,16 @@ def test_a_study_of_classifiers_compares_correct_images(write, tmp_path):
     assert (line["score"], line["seed"]) == ("correct", 4)
     assert set(line["images"]) == {0, 1}
     assert line["mean"] == pytest.approx(sum(line["images"]) / len(line["images"]), abs=1e-6)
+
+
+def test_steps_of_the_variants_are_timed_in_turns(write, tmp_path):
+    study = read_study(write())
+    folders = {"data_root": tmp_path, "output": tmp_path / "out"}
+    found = time_variants(study, "discs", ["relu", "plain_2"], tmp_path, **folders, rounds=3)
+    assert found.keys() == {"plain", "relu"}
+    assert found["plain"] == (1.0, 0.0)
+    assert step_ratios(tmp_path, "discs", "plain") == found
+    assert step_ratios(tmp_path, "rings", "plain") == {}
 
 
 def test_a_run_of_another_process_is_left_to_it(write, tmp_path):

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kanseg.benchmark.measure import Ratio
 from kanseg.experiments.compare.study_figures import draw_study
 from kanseg.experiments.compare.study_report import write_study
 from kanseg.experiments.compare.study_results import (
     append_line,
     by_variant,
     code_version,
+    cost_table,
     equal_time_reference,
     read_lines,
     results_file,
@@ -67,8 +69,9 @@ def sets(*lines, name="discs"):
     return {name: by_variant(lines, where=name, log=lambda _: None)}
 
 
-def rows_of(found, *, equal_time=False, longer=None):
-    rows = study_rows(found, baseline="plain", longer=longer or {}, equal_time=equal_time)
+def rows_of(found, *, longer=None, **options):
+    options.setdefault("equal_time", False)
+    rows = study_rows(found, baseline="plain", longer=longer or {}, **options)
     return {row["variant"]: row for row in rows}
 
 
@@ -173,6 +176,16 @@ def test_a_longer_baseline_costs_what_its_epochs_cost_the_baseline():
     )
     rows = rows_of(found, equal_time=True, longer=LONGER)
     assert rows["kan"]["against"] == "plain_1.2"
+
+
+def test_measured_steps_count_more_than_the_seconds_of_the_runs():
+    found = sets(line("plain", cost=100), line("plain_1.2", epochs=12), line("kan", cost=90))
+    steps = {"discs": {"plain": Ratio(1.0, 0.0), "kan": Ratio(1.1, 0.02)}}
+    row = rows_of(found, equal_time=True, longer=LONGER)["kan"]
+    assert (row["against"], row["step"]) == ("plain", None)
+    row = rows_of(found, equal_time=True, longer=LONGER, steps=steps)["kan"]
+    assert row["against"] == "plain_1.2"
+    assert "1.10 ± 0.02" in cost_table([row])
 
 
 def test_a_longer_variant_is_compared_with_the_baseline_of_as_many_epochs():

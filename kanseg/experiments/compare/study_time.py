@@ -1,0 +1,106 @@
+"""Time training steps of the variants of a study in turns, so that other load affects all alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio
+from kanseg.data.loader import to_device
+from kanseg.experiments.compare.study import Job, make_job
+from kanseg.experiments.compare.study_file import Study
+from kanseg.experiments.compare.study_results import code_version
+from kanseg.training.processes import make_accelerator
+from kanseg.training.run import create_state, create_task, create_train_loader
+from kanseg.utils.environment import environment_line
+from kanseg.utils.io import atomic_write_text
+from kanseg.utils.reading import read_json
+
+ROUNDS = 15
+
+
+def time_variants(
+    study: Study,
+    set_name: str,
+    variants: Sequence[str],
+    results: Path,
+    *,
+    data_root: Path,
+    output: Path,
+    rounds: int = ROUNDS,
+    log: Callable[[str], None] = print,
+) -> dict[str, Ratio]:
+    """Time a training step of the variants on a batch of a data set; write RESULTS/time/SET.json.
+
+    Returns:
+        variant -> CPU time of its step relative to the baseline.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        steps = {}
+        for variant in dict.fromkeys([study.baseline, *variants]):
+            if variant in study.variants:
+                overrides = study.variants[variant]
+                folders = {"data_root": data_root, "output": output}
+                job = make_job(study, "final", set_name, variant, overrides, seed=0, **folders)
+                steps[variant] = training_step(job)
+        times = interleaved(steps, Setting(rounds=rounds))
+        content = {
+            "milliseconds": times,
+            "environment": environment_line("cpu"),
+            **code_version(),
+        }
+    finally:
+        torch.set_num_threads(threads)
+    path = time_file(results, set_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, json.dumps(content, indent=1) + "\n")
+    ratios = step_ratios(results, set_name, study.baseline)
+    for variant, found in ratios.items():
+        log(f"study: {set_name}, {variant}: a step takes {found} times that of {study.baseline}")
+    return ratios
+
+
+def training_step(job: Job) -> Step:
+    """A function that trains for one step, always on the first batch."""
+    settings = job.config.training
+    task = create_task(job.config, resume=False, accept_changes=False)
+    dataset = task.open(checkpoint=None, log=_ignore)
+    torch.manual_seed(job.config.seed)
+    accelerator = make_accelerator(settings.precision)
+    state = create_state(task, accelerator, None, _ignore)
+    batch = next(iter(create_train_loader(task, dataset, accelerator)))
+    batch = to_device(batch, accelerator.device, task.preprocess)
+    images, target = batch["image"], batch[task.target]
+
+    def step() -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        task.loss(state.model(images), target).backward()
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
+        state.optimizer.step()
+
+    return step
+
+
+def _ignore(line: str) -> None:
+    """Log nothing."""
+
+
+def time_file(results: Path, set_name: str) -> Path:
+    """The file with the times on a data set."""
+    return results / "time" / f"{set_name}.json"
+
+
+def step_ratios(results: Path, set_name: str, baseline: str) -> dict[str, Ratio]:
+    """Variant -> CPU time of a step relative to the baseline; empty if it was not measured."""
+    path = time_file(results, set_name)
+    if not path.is_file():
+        return {}
+    times: Mapping[str, Sequence[float]] = read_json(path)["milliseconds"]
+    return {name: ratio(each, times[baseline]) for name, each in times.items()}
