@@ -14,7 +14,12 @@ from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.training.grids import check_refine, check_update_grid_epochs
 from kanseg.training.optim.lr_scheduler import create_schedule
-from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, parameter_groups
+from kanseg.training.optim.optimizers import (
+    CAN_FUSE,
+    NEEDS_CLOSURE,
+    create_optimizer,
+    parameter_groups,
+)
 from kanseg.training.pretrained import check_encoder, with_encoder_lr
 from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
@@ -134,19 +139,29 @@ def check_optimizer(settings: Any, model: nn.Module) -> None:
         raise InputError(str(error), where="training.schedule") from None
 
 
-def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def make_optimizer(
+    settings: Any, groups: list[dict[str, Any]], *, fused: bool = False
+) -> torch.optim.Optimizer:
     """Create the optimizer of the settings.
+
+    Args:
+        settings: `training` of an experiment.
+        groups: of the parameters.
+        fused: use one kernel for each weight if the optimizer has one and the settings do not say.
 
     Raises:
         InputError: options that the optimizer does not have.
     """
+    options = dict(settings.optimizer_options)
+    if fused and settings.optimizer in CAN_FUSE:
+        options.setdefault("fused", True)
     try:
         return create_optimizer(
             settings.optimizer,
             groups,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
-            **settings.optimizer_options,
+            **options,
         )
     except (TypeError, ValueError) as error:
         raise InputError(str(error), where="training.optimizer") from None

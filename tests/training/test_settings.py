@@ -105,3 +105,21 @@ def test_options_at_the_ends_of_their_ranges_reach_the_optimizer(given, expected
     optimizer = make_optimizer(settings, [{"params": [nn.Parameter(torch.zeros(1))]}])
     (group,) = optimizer.param_groups
     assert {key: group[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+def test_an_optimizer_is_fused_where_it_can_be(name):
+    def optimizer(**options):
+        weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+        weight.grad = torch.tensor([0.5, 3.0])
+        settings = replace(Config().training, optimizer=name, optimizer_options=options)
+        made = make_optimizer(settings, [{"params": [weight]}], fused=True)
+        made.step()
+        return made.param_groups[0].get("fused"), weight
+
+    fused, weight = optimizer()
+    assert fused is (None if name == "lion" else True)
+    if name != "lion":
+        chosen, other = optimizer(fused=False)
+        assert chosen is None
+        torch.testing.assert_close(weight, other)

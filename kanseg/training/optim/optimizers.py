@@ -20,6 +20,7 @@ from kanseg.utils.registry import Registry
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 # name -> (parameters or groups of them, *, lr, weight_decay, further options) -> optimizer
 OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("optimizer")
+CAN_FUSE = {"adamw", "sgd"}  # optimizers with the option `fused`
 NEEDS_CLOSURE = {"lbfgs"}  # optimizers that compute the loss several times per step
 EXAMPLES = 6  # names of parameters in an error message
 # Learning rate of the coefficients of functions, in multiples of that of other weights, and whether
@@ -37,10 +38,19 @@ def adamw(
     weight_decay: float = 0.01,
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
+    fused: bool = False,
 ) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
+
+    `fused` makes a step one kernel for each weight; else PyTorch decides.
+    """
     return torch.optim.AdamW(
-        parameters, lr=lr, weight_decay=weight_decay, betas=tuple(betas), eps=eps
+        parameters,
+        lr=lr,
+        weight_decay=weight_decay,
+        betas=tuple(betas),
+        eps=eps,
+        fused=fused or None,
     )
 
 
@@ -52,8 +62,9 @@ def sgd(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     nesterov: bool = True,
+    fused: bool = False,
 ) -> Optimizer:
-    """Stochastic gradient descent; nesterov needs a momentum."""
+    """Stochastic gradient descent; nesterov needs a momentum. `fused` as of AdamW."""
     if nesterov and momentum <= 0:
         raise InputError(
             "sgd: nesterov needs a momentum above 0, got {momentum}; set nesterov to false for"
@@ -61,7 +72,12 @@ def sgd(
             momentum=momentum,
         )
     return torch.optim.SGD(
-        parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov
+        parameters,
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        nesterov=nesterov,
+        fused=fused or None,
     )
 
 
