@@ -37,8 +37,7 @@ def forward(x: Tensor, coefficients: Tensor, t: PolynomialVariable, silu: bool) 
     per_sample = has_rows_per_sample(x)
     kernel, _ = _kernels(coefficients.shape[1], *t, silu)
     arguments = (_padded(coefficients),)
-    needs_sigmoid = silu or t.scale == 1
-    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments, sigmoid=needs_sigmoid)
+    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments)
     return from_rows(y, x, per_sample)
 
 
@@ -57,8 +56,7 @@ def backward(
     sums = np.zeros((len(x_rows), MAX_COEFFICIENTS))
     _, kernel = _kernels(count, *t, silu)
     arguments = grad_rows.numpy(), _padded(coefficients), sums
-    needs_sigmoid = silu or t.scale == 1
-    y = run_kernel(kernel, x_rows, lambda part: arguments, sigmoid=needs_sigmoid)
+    y = run_kernel(kernel, x_rows, lambda part: arguments)
     grad_x = grad_coefficients = None
     if needs_x:
         grad_x = from_rows(y, x, per_sample)
@@ -82,8 +80,7 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
     """Compile the forward and backward kernels for polynomials of `count` coefficients, 1 to 7, in
     t = sigmoid(scale x) - center.
 
-    Arrays: x, grad, y and grad_x (R, n); y and grad_x hold the sigmoids of x at the start where
-    they are needed. a (A, 7), sums (R, 7). Row r has the polynomial r mod A.
+    Arrays: x, grad, y and grad_x (R, n); a (A, 7), sums (R, 7). Row r has the polynomial r mod A.
     """
     scale, center = FLOAT(scale), FLOAT(center)
     silu_is_term = silu and scale == 1 and center == 0
@@ -99,7 +96,7 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
                 v = row[i]
                 s = t = v
                 if silu or scale == 1:
-                    s = out[i]
+                    s = sigmoid(v)
                 if scale == 1:
                     t = s - center
                 elif scale != 0:
@@ -137,7 +134,7 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
                     s = t = v
                     slope = ONE
                     if silu or scale == 1:
-                        s = out[i]
+                        s = sigmoid(v)
                     if scale == 1:
                         t = s - center
                         slope = s * (ONE - s)

@@ -38,8 +38,7 @@ def forward(x: Tensor, table: CubicTable, silu: bool) -> Tensor:
     per_sample = has_rows_per_sample(x)
     kernel, _ = _kernels(table.scale, table.periodic, silu)
     arguments = _arrays(table)
-    needs_sigmoid = silu or table.scale == 1
-    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments, sigmoid=needs_sigmoid)
+    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments)
     return from_rows(y, x, per_sample)
 
 
@@ -51,8 +50,7 @@ def backward(grad: Tensor, x: Tensor, table: CubicTable, silu: bool) -> tuple[Te
     # Each thread has sums of its own.
     sums = np.zeros((torch.get_num_threads(), *table.pieces.shape))
     fixed = grad_rows.numpy(), *_arrays(table)
-    needs_sigmoid = silu or table.scale == 1
-    grad_x = run_kernel(kernel, x_rows, lambda part: (*fixed, sums[part]), sigmoid=needs_sigmoid)
+    grad_x = run_kernel(kernel, x_rows, lambda part: (*fixed, sums[part]))
     return from_rows(grad_x, x, per_sample), torch.from_numpy(sums).sum(0)
 
 
@@ -79,15 +77,13 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
     scale = FLOAT(scale)
 
     @numba.njit(inline="always")
-    def find_pieces(row, s, start, rate, count, pieces, fractions):  # noqa: ANN001, ANN202
+    def find_pieces(row, start, rate, count, pieces, fractions):  # noqa: ANN001, ANN202
         """Index of the piece of each value, and the position inside the piece from 0 to 1."""
         end, last = FLOAT(count), FLOAT(count - 1)
         periods = 1 / count  # a division for each value is slow
         for i in range(len(row)):
             t = row[i]
-            if scale == 1:
-                t = s[i]
-            elif scale != 0:
+            if scale != 0:
                 t = sigmoid(scale * t)
             position = (t - start) * rate
             if periodic:
@@ -106,14 +102,14 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
             line, at = table[r % table.shape[0]], r % starts.shape[0]
             for begin in range(0, x.shape[1], BLOCK):
                 row, out = x[r, begin : begin + BLOCK], y[r, begin : begin + BLOCK]
-                find_pieces(row, out, starts[at], rates[at], len(line), pieces, fractions)
+                find_pieces(row, starts[at], rates[at], len(line), pieces, fractions)
                 for i in range(len(row)):
                     a, t = line[np.uint32(pieces[i])], fractions[i]
                     fractions[i] = a[0] + t * (a[1] + t * (a[2] + t * a[3]))
                 for i in range(len(row)):
                     p = fractions[i]
                     if silu:
-                        p += row[i] * out[i]
+                        p += row[i] * sigmoid(row[i])
                     out[i] = p
 
     @jit
@@ -126,7 +122,7 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
             for begin in range(0, x.shape[1], BLOCK):
                 row, g = x[r, begin : begin + BLOCK], grad[r, begin : begin + BLOCK]
                 out = grad_x[r, begin : begin + BLOCK]
-                find_pieces(row, out, starts[at], rates[at], len(line), pieces, fractions)
+                find_pieces(row, starts[at], rates[at], len(line), pieces, fractions)
                 for i in range(len(row)):
                     a, t = line[np.uint32(pieces[i])], fractions[i]
                     slopes[i] = a[1] + t * (TWO * a[2] + t * (THREE * a[3]))
@@ -141,17 +137,14 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
                     moments[0], moments[1], moments[2], moments[3] = m0, m1, m2, m3
                 for i in range(len(row)):
                     t, slope = row[i], FLOAT(rates[at])
-                    if scale == 1:
-                        t = out[i]
-                        slope *= t * (ONE - t)
-                    elif scale != 0:
+                    if scale != 0:
                         t = sigmoid(scale * t)
                         slope *= scale * t * (ONE - t)
                     position = (t - starts[at]) * rates[at]
                     inside = periodic or ((position >= ZERO) & (position <= end))
                     d = slopes[i] * slope if inside else ZERO
                     if silu:
-                        s = out[i]
+                        s = sigmoid(row[i])
                         d += s + row[i] * s * (ONE - s)
                     out[i] = g[i] * d
 

@@ -18,6 +18,7 @@ from kanseg.layers.kernels.numba_tools import (
     has_rows_per_sample,
     jit,
     run_kernel,
+    sigmoid,
     to_rows,
 )
 
@@ -36,7 +37,7 @@ def forward(x: Tensor, p: Tensor, q: Tensor, silu: bool) -> Tensor:
     n = q.shape[1]
     kernel, _ = _kernels(n, silu)
     arguments = _padded(p.detach(), 0, n + 1), _padded(q.detach(), 1, n + 1)
-    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments, sigmoid=silu)
+    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments)
     return from_rows(y, x, per_sample)
 
 
@@ -60,7 +61,7 @@ def backward(
     sums_q = np.zeros((len(x_rows), q.shape[1]))
     coefficients = p.detach().contiguous().numpy(), q.detach().contiguous().numpy()
     arguments = grad_rows.numpy(), *coefficients, sums_p, sums_q
-    grad_x = run_kernel(kernel, x_rows, lambda part: arguments, sigmoid=silu)
+    grad_x = run_kernel(kernel, x_rows, lambda part: arguments)
     grad_p = torch.from_numpy(sums_p).view(-1, *p.shape).sum(0).to(p.dtype)
     grad_q = torch.from_numpy(sums_q).view(-1, *q.shape).sum(0).to(q.dtype)
     return from_rows(grad_x, x, per_sample), grad_p, grad_q
@@ -126,7 +127,7 @@ def _kernels(n: int, silu: bool) -> tuple:
                     denominator = denominator * w + b[j] * power
                 value = numerator / (power + abs(denominator))
                 if silu:
-                    value += row[i] * out[i]
+                    value += row[i] * sigmoid(row[i])
                 out[i] = value
 
     @jit
@@ -154,7 +155,7 @@ def _kernels(n: int, silu: bool) -> tuple:
                     ratio = numerator[i] * reciprocal * sign
                     d = (slope_p[i] - ratio * slope_q[i]) * reciprocal
                     if silu:
-                        s = out[i]
+                        s = sigmoid(row[i])
                         d += s + row[i] * s * (ONE - s)
                     out[i] = g[i] * d
                     numerator[i] = g[i] * reciprocal
