@@ -10,6 +10,7 @@ from kanseg.config import TrainingConfig
 from kanseg.experiments.compare.study_file import read_study
 from kanseg.experiments.compare.study_report import write_study
 from kanseg.experiments.compare.study_results import by_variant, read_lines, study_rows
+from kanseg.experiments.compare.study_time import step_ratios
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -42,7 +43,10 @@ def default_rows(*, equal_time):
     for name in STUDY.sets:
         path = RESULTS / "shared_functions" / "final" / f"{name}.jsonl"
         sets[name] = by_variant(read_lines(path), where=path)
-    rows = study_rows(sets, baseline="silu", longer=STUDY.longer, equal_time=equal_time)
+    steps = {name: step_ratios(RESULTS / "shared_functions", name, "silu") for name in sets}
+    rows = study_rows(
+        sets, baseline="silu", longer=STUDY.longer, equal_time=equal_time, steps=steps
+    )
     return {row["set"]: row for row in rows if row["variant"] == "gram_channel"}, {
         row["set"]: row for row in rows if row["variant"] == "silu"
     }
@@ -70,7 +74,7 @@ def readme_rows():
     equal, plain = default_rows(equal_time=False)
     timed, _ = default_rows(equal_time=True)
     for key, name in NAMES.items():
-        cost = equal[key]["cpu_seconds"] / plain[key]["cpu_seconds"]
+        cost = equal[key]["step"].median
         yield (
             f"| {name} | {plain[key]['mean']:.3f} | {equal[key]['mean']:.3f} |"
             f" {difference_cell(equal[key])} | {difference_cell(timed[key])} | {cost:.2f} |"
@@ -121,7 +125,7 @@ def test_the_scores_at_the_default_learning_rate_are_those_of_the_tuning(page):
 @pytest.mark.parametrize("name", ["shared_functions"])
 def test_the_report_of_a_study_is_that_of_its_runs(name, tmp_path):
     study = read_study(ROOT / "configs" / "studies" / f"{name}.yaml")
-    for stage in ("tune", "final"):
+    for stage in ("tune", "final", "time"):
         shutil.copytree(RESULTS / name / stage, tmp_path / stage)
     variants = [*study.variants, *study.longer]
     write_study(study, list(study.sets), variants, tmp_path, log=lambda line: None)
