@@ -37,19 +37,23 @@ def marked(page, name):
 
 
 @cache
-def default_rows(*, equal_time):
-    """Set -> row of the default, compared as the report of the study does."""
+def study_runs():
+    """Set -> variant -> seed -> line."""
     sets = {}
     for name in STUDY.sets:
         path = RESULTS / "shared_functions" / "final" / f"{name}.jsonl"
         sets[name] = by_variant(read_lines(path), where=path)
+    return sets
+
+
+def rows_of(variant, *, baseline="silu", equal_time=False):
+    """Set -> row of a variant, compared as the report of the study does."""
+    sets = study_runs()
     steps = {name: step_ratios(RESULTS / "shared_functions", name, "silu") for name in sets}
     rows = study_rows(
-        sets, baseline="silu", longer=STUDY.longer, equal_time=equal_time, steps=steps
+        sets, baseline=baseline, longer=STUDY.longer, equal_time=equal_time, steps=steps
     )
-    return {row["set"]: row for row in rows if row["variant"] == "gram_channel"}, {
-        row["set"]: row for row in rows if row["variant"] == "silu"
-    }
+    return {row["set"]: row for row in rows if row["variant"] == variant}
 
 
 def difference_cell(row):
@@ -71,8 +75,8 @@ def count_cell(rows):
 
 def readme_rows():
     """The rows of README's table."""
-    equal, plain = default_rows(equal_time=False)
-    timed, _ = default_rows(equal_time=True)
+    plain, equal = rows_of("silu"), rows_of("gram_channel")
+    timed = rows_of("gram_channel", equal_time=True)
     for key, name in NAMES.items():
         cost = equal[key]["step"].median
         yield (
@@ -90,6 +94,17 @@ def test_the_table_of_the_study_is_that_of_its_runs(page):
     if page == "README.zh-CN.md":
         rows = [row.replace("领先 / 高于 0 / 低于 0", "ahead / above 0 / below 0") for row in rows]
     assert rows[1:] == expected
+
+
+def test_the_counts_of_the_other_activations_are_those_of_the_runs():
+    clear = {}
+    for variant, ahead in (("gram_layer", 7), ("prelu", 4)):
+        rows = rows_of(variant)
+        clear[variant] = [name for name, row in rows.items() if row["over_both"]["low"] > 0]
+        assert sum(row["difference"] > 0 for row in rows.values()) == ahead
+    assert clear == {"gram_layer": ["glas", "dsb2018"], "prelu": ["glas"]}
+    against = rows_of("gram_channel", baseline="prelu").values()
+    assert sum(row["difference"] > 0 for row in against) == 7
 
 
 def tuning_means():
