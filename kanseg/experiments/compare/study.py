@@ -36,7 +36,7 @@ from kanseg.utils.errors import InputError
 Log = Callable[[str], None]
 
 # Settings of every run: a single process and thread, so that CPU seconds include all work; no
-# images, and no surface distances.
+# images, and for segmentation no surface distances.
 OF_EVERY_RUN = {
     "data.workers": 0,
     "training.threads": 1,

@@ -11,12 +11,14 @@ from kanseg.experiments.compare.study_figures import draw_study
 from kanseg.experiments.compare.study_file import Study
 from kanseg.experiments.compare.study_results import (
     by_variant,
-    cost_table,
-    interval_table,
     read_lines,
     results_file,
-    score_names,
     study_rows,
+)
+from kanseg.experiments.compare.study_tables import (
+    cost_table,
+    interval_table,
+    score_names,
     study_table,
     tuning_table,
     wins,

@@ -69,11 +69,12 @@ def time_variants(
 def training_step(job: Job) -> Step:
     """A function that trains for one step, always on the first batch."""
     settings = job.config.training
+    unread: list[str] = []
     task = create_task(job.config, resume=False, accept_changes=False)
-    dataset = task.open(checkpoint=None, log=_ignore)
+    dataset = task.open(checkpoint=None, log=unread.append)
     torch.manual_seed(job.config.seed)
     accelerator = make_accelerator(settings.precision)
-    state = create_state(task, accelerator, None, _ignore)
+    state = create_state(task, accelerator, None, unread.append)
     batch = next(iter(create_train_loader(task, dataset, accelerator)))
     batch = to_device(batch, accelerator.device, task.preprocess)
     images, target = batch["image"], batch[task.target]
@@ -86,10 +87,6 @@ def training_step(job: Job) -> Step:
         state.optimizer.step()
 
     return step
-
-
-def _ignore(line: str) -> None:
-    """Log nothing."""
 
 
 def time_file(results: Path, set_name: str) -> Path:

@@ -14,11 +14,13 @@ from kanseg.experiments.compare.study_results import (
     append_line,
     by_variant,
     code_version,
-    cost_table,
     equal_time_reference,
     read_lines,
     results_file,
     study_rows,
+)
+from kanseg.experiments.compare.study_tables import (
+    cost_table,
     study_table,
     tuning_table,
     wins,
@@ -176,6 +178,11 @@ def test_a_longer_baseline_costs_what_its_epochs_cost_the_baseline():
     )
     rows = rows_of(found, equal_time=True, longer=LONGER)
     assert rows["kan"]["against"] == "plain_1.2"
+
+
+def test_without_a_reference_if_runs_were_too_short_for_the_clock():
+    found = sets(line("plain", cost=0.0), line("kan", cost=0.1))
+    assert rows_of(found, equal_time=True)["kan"]["against"] == "none"
 
 
 def test_measured_steps_count_more_than_the_seconds_of_the_runs():
