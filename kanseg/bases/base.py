@@ -278,6 +278,18 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
+def replace_values(parameter: nn.Parameter, values: Tensor) -> None:
+    """Give a parameter values of another shape, and drop its gradient. It stays the same object,
+    which optimizers hold.
+    """
+    parameter.grad = None
+    # A loss that is still referenced keeps the parameter's gradient accumulator, which expects the
+    # old shape. Autograd makes a new one only if the dtype changes.
+    other = torch.float32 if values.dtype == torch.float16 else torch.float16
+    parameter.data = values.new_empty(0, dtype=other)
+    parameter.data = values
+
+
 def assume_constant_result(function: Callable) -> Callable:
     """Mark a function whose result `torch.compile` may compute once and keep as a constant.
 

@@ -7,7 +7,13 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import BASES, Basis, ValuesAndDerivatives, check_at_least
+from kanseg.bases.base import (
+    BASES,
+    Basis,
+    ValuesAndDerivatives,
+    check_at_least,
+    replace_values,
+)
 
 Coefficient = float | Tensor
 
@@ -141,9 +147,7 @@ class Gram(Polynomials):
         change = super().raise_degree(degree)
         if self.learnable:
             added = [self._beta(n) for n in range(len(self.beta) + 1, degree)]
-            # the same parameter, which optimizers hold
-            self.beta.data = torch.cat([self.beta, self.beta.new_tensor(added)])
-            self.beta.grad = None
+            replace_values(self.beta, torch.cat([self.beta, self.beta.new_tensor(added)]))
         return change
 
     def _beta(self, n: int) -> float:

@@ -63,14 +63,14 @@ def _parser() -> ToolParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a stage, write the report, or both; 1 if final runs were skipped because their tuning is
-    not complete.
+    not complete or diverged.
 
     Raises:
         InputError: a study, names or data that cannot be used.
     """
     given = _parser().parse_args(arguments)
     if given.stage is None and not given.report:
-        raise InputError("give --stage tune, --stage final, --stage all or --report")
+        raise InputError("give --stage tune, final, time or all, or --report")
     if given.stage is not None and given.output is None:
         raise InputError("--stage needs --output, a folder for the runs")
     from kanseg.experiments.compare.study_file import chosen_names, read_study
@@ -93,12 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_stage(
     stage: str, study: Any, sets: Sequence[str], variants: Sequence[str], given: Any
 ) -> int:
-    from kanseg.experiments.compare.study import final_jobs, run_jobs, tuning_jobs
+    from kanseg.experiments.compare.study import check_data, final_jobs, run_jobs, tuning_jobs
     from kanseg.experiments.compare.study_time import time_variants
 
     output, results = Path(given.output), Path(given.results)
     folders = {"data_root": Path(given.data_root), "output": output}
-    untuned: list[str] = []
+    skipped: list[str] = []
+    check_data(study, sets, folders["data_root"])
     if stage == "time":
         for name in sets:
             time_variants(study, name, variants, results, **folders, log=_log)
@@ -106,11 +107,11 @@ def _run_stage(
     if stage == "tune":
         jobs = tuning_jobs(study, sets, variants, **folders)
     else:
-        jobs, untuned = final_jobs(study, sets, variants, results, **folders)
+        jobs, skipped = final_jobs(study, sets, variants, results, **folders)
     run_jobs(jobs, output=output, results=results, discard=given.discard_runs, log=_log)
-    for name in untuned:
-        _log(f"study: {name}: skipped, its tuning is not complete; run --stage tune first")
-    return 1 if untuned else 0
+    for reason in skipped:
+        _log(f"study: skipped: {reason}")
+    return 1 if skipped else 0
 
 
 def _log(line: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -92,13 +93,18 @@ def _is_number(word: str) -> bool:
     return True
 
 
+@cache  # building a parser takes longer than reading with it
+def _parser(kind: type) -> Any:
+    return command_line(kind=kind)
+
+
 def from_yaml(kind: type[E], text: str) -> E:
     """Read settings from a YAML text; missing keys have their default.
 
     Raises:
         InputError: unknown keys, wrong types.
     """
-    parser = command_line(kind=kind)
+    parser = _parser(kind)
     content = parse_yaml(text) or {}
     if not isinstance(content, dict) or any(
         isinstance(part, dict) and "class_path" in part for part in content.values()

@@ -266,8 +266,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         dropout_mask = self.feature_noise.dropout_mask(x, self.basis.num_functions)
         is_silu = type(self.base) is nn.SiLU and is_plain_activation(self.base)
         adds_silu = is_silu and function_input is x and self.basis.is_pointwise
-        with without_autocast(x):
-            y = self._functions(function_input, dropout_mask, silu=adds_silu)
+        y = self._functions(function_input, dropout_mask, silu=adds_silu)
         if self.base is None or adds_silu:
             return y
         return y + self.base(x)
@@ -275,8 +274,15 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
     def _functions(self, x: Tensor, dropout_mask: Tensor | None, *, silu: bool) -> Tensor:
         """The sum of the functions, plus SiLU of x on request: (B, C, *S) -> (B, C, *S).
 
-        Computed as a polynomial, a table or a rational function where one of them applies.
+        Computed as a polynomial, a table or a rational function where one of them applies, without
+        autocast.
         """
+        with without_autocast(x):
+            return self._functions_in_own_precision(x, dropout_mask, silu)
+
+    def _functions_in_own_precision(
+        self, x: Tensor, dropout_mask: Tensor | None, silu: bool
+    ) -> Tensor:
         weight = at_least_float32(self.channel_weight())
         is_plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
         if is_plain and dropout_mask is None:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from kanseg.bases import Basis
+from kanseg.bases.base import replace_values
 from kanseg.bases.bspline import BSpline
 from kanseg.layers.regularization import kan_layers
 from kanseg.layers.surgery import check_changeable
@@ -206,9 +207,9 @@ class Adaptive(ABC):
             weight = nn.Parameter(new, requires_grad=weight.requires_grad)
         elif weight.shape == new.shape:
             weight.copy_(new)
+            weight.grad = None
         else:
-            weight.data = new
-        weight.grad = None
+            replace_values(weight, new)
         self._set_functions_weight(weight)
 
 

@@ -105,6 +105,7 @@ class _KANConv(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module first
                 **basis_options,
             )
             if position == "after_norm":
+                activation_module(base_activation)  # not used, but its name is checked
                 activation = partial(learned, out_channels, base=activation)
                 base_activation = None
             else:

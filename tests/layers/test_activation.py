@@ -339,6 +339,28 @@ def test_autocast_leaves_the_functions_in_float32(name, dtype):
     torch.testing.assert_close(y.float(), expected, rtol=step, atol=8 * step)
 
 
+@bases
+def test_its_curves_are_the_same_under_autocast(name):
+    layer, x = make(name), torch.linspace(-2, 2, 9)
+    expected = layer.curves(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer.curves(x)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@functions
+def test_what_follows_may_work_in_place(name, options, dtype):
+    layer, x = make(name, dtype=dtype, **options), torch.randn(2, C, 7, 6, dtype=dtype)
+    expected = torch.relu(layer(x) + x)
+    y = layer(x.requires_grad_())
+    y += x.detach()
+    found = nn.functional.relu(y, inplace=True)
+    assert torch.equal(found, expected)
+    found.sum().backward()
+
+
 @pytest.mark.parametrize("name", ["legendre", "chebyshev", "gram", "jacobi", "bernstein"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_polynomials_are_the_same_under_autocast(name, dtype):
@@ -810,6 +832,12 @@ def test_a_network_of_shared_functions_costs_hardly_more_parameters():
 def test_wrong_options_are_named(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         KANActivation(**{"channels": 3, **options})
+
+
+@pytest.mark.parametrize("position", ["after_norm", "before_conv"])
+def test_a_wrong_base_activation_is_named_where_it_is_not_used_too(position):
+    with pytest.raises(ValueError, match="silu"):
+        KANConv2d(2, 3, 3, share="channel", position=position, base_activation="sliu")
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (2, 4, 3)], ids=str)

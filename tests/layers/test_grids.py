@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from kanseg.bases import create_basis
 from kanseg.layers import (
+    KANActivation,
     KANConv1d,
     KANConv2d,
     KANConv3d,
@@ -397,6 +398,25 @@ def test_parameters_stay_the_same_objects_and_their_moments_start_anew(make, cha
     assert net[0].basis_linear.weight not in optimizer.state
     assert isinstance(optimizer, torch.optim.LBFGS) or optimizer.state[net[1].weight] == kept
     optimizer.step(closure)
+
+
+@pytest.mark.parametrize(
+    ("layer", "change"),
+    [
+        (KANLinear(2, 3, basis="bspline"), lambda net: refine_grids(net, 10)),
+        (KANActivation(2, basis="bspline"), lambda net: refine_grids(net, 12)),
+        (KANActivation(2, learnable=True), lambda net: net[0].raise_degree(5)),
+    ],
+    ids=["edge", "grid", "degree"],
+)
+def test_a_loss_that_is_still_there_does_not_hinder_a_finer_network(layer, change):
+    net, x = torch.nn.Sequential(layer), torch.randn(20, 2)
+    loss = net(x).square().mean()
+    loss.backward()
+    change(net)
+    loss, _ = net(x).square().mean(), loss
+    loss.backward()
+    assert all(each.grad.shape == each.shape for each in net.parameters())
 
 
 def test_refining_under_an_optimizer_that_is_not_named_does_not_go_unnoticed():

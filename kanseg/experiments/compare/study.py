@@ -5,13 +5,15 @@ Every finished run appends a line to a JSON-lines file; a run that has a line is
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,6 +23,7 @@ from kanseg.experiments.compare.study_file import Settings, Study
 from kanseg.experiments.compare.study_results import (
     STAGES,
     append_line,
+    best_line,
     code_version,
     read_lines,
     results_file,
@@ -130,26 +133,28 @@ def final_jobs(
     """The final runs: every variant with its best value on validation, with a test split.
 
     Returns:
-        (jobs, "set, variant" of those whose tuning is not complete).
+        (jobs, "set, variant: reason" of those that cannot be run yet).
     """
     folders = {"data_root": data_root, "output": output}
     chosen: dict[tuple[str, str], Any] = {}
-    untuned = []
+    skipped = []
     for set_name in sets:
         lines = read_lines(results_file(results, "tune", set_name))
         for variant in variants:
             tuned, _ = study.longer.get(variant, (variant, 1.0))
-            tuning = tuning_jobs(study, [set_name], [tuned], **folders)
-            value = tuning_winner(study, tuning, lines)
-            if value is None:
-                untuned.append(f"{set_name}, {tuned}")
+            jobs = tuning_jobs(study, [set_name], [tuned], **folders)
+            tuning = [find_line(job, lines) for job in jobs]
+            if None in tuning:
+                skipped.append(f"{set_name}, {tuned}: its tuning is not complete")
+            elif all(line["mean"] is None for line in tuning):
+                skipped.append(f"{set_name}, {tuned}: all its tuning runs diverged")
             else:
-                chosen[set_name, variant] = value
+                chosen[set_name, variant] = study.tuned[1][best_line(tuning)]
     jobs = []
     for seed in study.seeds:
         for (set_name, variant), value in chosen.items():
             jobs.append(_final_job(study, set_name, variant, value, seed, **folders))
-    return jobs, list(dict.fromkeys(untuned))
+    return jobs, list(dict.fromkeys(skipped))
 
 
 def _final_job(
@@ -166,30 +171,6 @@ def _final_job(
     return replace(job, overrides=overrides, config=replace(job.config, training=training))
 
 
-def tuning_winner(
-    study: Study, jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]]
-) -> Any | None:
-    """The value with the highest validation score, the first of equal ones; None if a run is
-    missing. Runs that diverged do not count.
-
-    Raises:
-        InputError: all runs diverged.
-    """
-    scores = {}
-    for job in jobs:
-        line = find_line(job, lines)
-        if line is None:
-            return None
-        if line["mean"] is not None:
-            scores[job.overrides[study.tuned[0]]] = line["mean"]
-    if not scores:
-        raise InputError(
-            f"{jobs[0].set_name}, {jobs[0].variant}: no value of {study.tuned[0]} gave a score;"
-            " give other values, or leave the variant out with --variants"
-        )
-    return max(scores, key=scores.__getitem__)
-
-
 def make_job(
     study: Study,
     stage: str,
@@ -202,12 +183,12 @@ def make_job(
     output: Path,
 ) -> Job:
     """A run of a study, from the overrides of its variant and a tuned value."""
-    fixed: dict[str, Any] = {**OF_EVERY_RUN, "seed": seed}
+    fixed: dict[str, Any] = dict(OF_EVERY_RUN)
     if study.kind is Config:
         fixed |= OF_EVERY_SEGMENTATION
     nested = with_values(study.sets[set_name], {**overrides, **fixed})
     try:
-        config = study.kind.from_yaml(yaml.safe_dump(nested))
+        config = copy.deepcopy(_read_config(study.kind, yaml.safe_dump(nested)))
     except InputError as error:
         raise InputError(f"{study.path}: {set_name}, {variant}: {error}") from None
     root = data_root / config.data.root
@@ -216,13 +197,29 @@ def make_job(
     data = replace(config.data, root=str(root))
     if stage == "tune":
         data.test = []  # so that the test split is not measured
-    config = replace(config, data=data)
+    config = replace(config, data=data, seed=seed)
     return Job(stage, set_name, variant, dict(overrides), config)
+
+
+@cache  # all seeds of a variant have the same settings
+def _read_config(kind: type, text: str) -> Config | ClassificationConfig:
+    return kind.from_yaml(text)
 
 
 def _is_written(config: Config | ClassificationConfig) -> bool:
     """True if the data set is a built-in one, which kanseg writes."""
     return isinstance(config, Config) and config.data.prepare is not None
+
+
+def check_data(study: Study, sets: Sequence[str], data_root: Path) -> None:
+    """Raise InputError if the folder of a data set is missing, before the first of many runs."""
+    for name in sets:
+        data = study.sets[name].get("data", {})
+        folder = data_root / data.get("root", ".")
+        if not data.get("prepare") and not folder.exists():
+            raise InputError(
+                f"{study.path}: {name}: no such folder: {folder} (--data_root and data.root)"
+            )
 
 
 def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -234,6 +231,66 @@ def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
         if same and same_settings(line["settings"], settings, type(job.config)):
             return line
     return None
+
+
+class FittingLines(NamedTuple):
+    """The lines of the runs that a study asks for.
+
+    Args:
+        tuned: set -> lines of the tuning.
+        final: set -> variant -> seed -> line.
+        left_out: a sentence for each file with other lines.
+    """
+
+    tuned: dict[str, list[Mapping[str, Any]]]
+    final: dict[str, dict[str, dict[int, Mapping[str, Any]]]]
+    left_out: list[str]
+
+
+def fitting_lines(
+    study: Study, sets: Sequence[str], variants: Sequence[str], results: Path
+) -> FittingLines:
+    """Find the lines of a study, in its order. Lines of other settings or seeds than the study's,
+    such as those from before a change of its file, are left out; of several lines of a run the
+    first counts.
+
+    Raises:
+        InputError: a damaged line.
+    """
+    tuned, final, left_out = {}, {}, []
+    folders = {"data_root": Path(), "output": Path()}  # not part of the settings
+
+    def fitting(jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]], path: Path) -> list:
+        found = [line for job in jobs if (line := find_line(job, lines)) is not None]
+        if len(found) < len(lines):
+            left_out.append(
+                f"{path}: {len(lines) - len(found)} of {len(lines)} lines are left out: they have"
+                " other settings or seeds than the study, or repeat a run"
+            )
+        return found
+
+    for name in sets:
+        path = results_file(results, "tune", name)
+        lines, known = _lines_of(path, variants)
+        jobs = tuning_jobs(study, [name], known, **folders)
+        tuned[name] = fitting(jobs, lines, path)
+        path = results_file(results, "final", name)
+        lines, known = _lines_of(path, variants)
+        jobs, _ = final_jobs(study, [name], known, results, **folders)
+        runs: dict[str, dict[int, Mapping[str, Any]]] = {variant: {} for variant in known}
+        for line in fitting(jobs, lines, path):
+            runs[line["variant"]][line["seed"]] = line
+        runs = {variant: by_seed for variant, by_seed in runs.items() if by_seed}
+        if runs:
+            final[name] = runs
+    return FittingLines(tuned, final, left_out)
+
+
+def _lines_of(path: Path, variants: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """The lines of some variants in a file, and those variants that have lines, in their order."""
+    lines = [line for line in read_lines(path) if line["variant"] in variants]
+    found = {line["variant"] for line in lines}
+    return lines, [variant for variant in variants if variant in found]
 
 
 def run_jobs(
@@ -272,11 +329,17 @@ def run_jobs(
                 log(f"study: {number}/{len(jobs)}: {job}")
                 line = _run(job, folder / "run", code)
                 append_line(results_file(results, job.stage, job.set_name), line)
-                log(f"study: {line['split']} {line['score']} {line['mean']}")
+                log(f"study: {_outcome(line)}")
                 if discard:
                     shutil.rmtree(folder / "run", ignore_errors=True)
         except RunBusy:
             log(f"study: {number}/{len(jobs)}: {job} is being run by another process")
+
+
+def _outcome(line: Mapping[str, Any]) -> str:
+    if line["mean"] is None:
+        return f"diverged: {line['error']}"
+    return f"{line['split']} {line['score']} {line['mean']}"
 
 
 def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanseg.experiments.compare.statistics import FEW_SEEDS
 from kanseg.visualization.figures import save_figure
 
 
 def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> Path:
     """Draw the difference of each set and variant to its reference, with the differences of
-    the single seeds, and the 95 % interval over seeds where there are two seeds or more.
+    the single seeds, and the 95 % interval over both seeds and images where its table counts it.
 
     Args:
         rows: of `study_rows`; those without a difference are left out.
@@ -34,9 +35,9 @@ def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
             if row["variant"] == variant:
                 y = sets.index(row["set"]) - 0.35 + step * (number + 0.5)
                 seeds = row["difference_by_seed"]
-                interval = row["over_seeds"]
                 axis.plot(seeds, [y] * len(seeds), ".", color=color, alpha=0.5, markersize=6)
-                axis.hlines(y, interval["low"], interval["high"], color=color)
+                if len(seeds) >= FEW_SEEDS:
+                    axis.hlines(y, row["over_both"]["low"], row["over_both"]["high"], color=color)
                 axis.plot(row["difference"], y, "o", color=color, markersize=5, label=label)
                 label = None  # one entry in the legend for each variant
     for y in range(1, len(sets)):
@@ -47,7 +48,8 @@ def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
         yticks=range(len(sets)),
         yticklabels=sets,
         ylim=(len(sets) - 0.5, -0.5),
-        xlabel=f"score minus that of {references}: seeds (small dots), mean and 95 % over seeds",
+        xlabel=f"score minus that of {references}: seeds (small dots), mean,"
+        " 95 % over seeds and images",
         title=title,
     )
     axis.grid(axis="x", alpha=0.3)

@@ -63,7 +63,7 @@ def read_study(path: Path) -> Study:
     _mapping(path, "the file", content, KEYS)
     missing = sorted(KEYS - OPTIONAL - content.keys())
     if missing:
-        raise InputError(f"{path}: no {', '.join(missing)}; docs/study.md shows a study file")
+        raise InputError(f"{path}: no {', '.join(missing)}; configs/studies/ has study files")
     task = content.get("task", "segmentation")
     if task not in TASKS:
         raise InputError(f"{path}: task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -87,7 +87,8 @@ def read_study(path: Path) -> Study:
         )
     final = _mapping(path, "final", content["final"], {"seeds", "longer"})
     seeds = final.get("seeds")
-    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
+    whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"{path}: final.seeds must be a list of different integers, got {seeds!r}")
     return Study(
         path=path,

@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.experiments.compare.statistics import few_seeds_note
+from kanseg.experiments.compare.study import fitting_lines
 from kanseg.experiments.compare.study_figures import draw_study
 from kanseg.experiments.compare.study_file import Study
-from kanseg.experiments.compare.study_results import (
-    by_variant,
-    read_lines,
-    results_file,
-    study_rows,
-)
+from kanseg.experiments.compare.study_results import study_rows
 from kanseg.experiments.compare.study_tables import (
     cost_table,
     interval_table,
@@ -28,10 +24,13 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 
 NOTE = (
-    "Score: mean ± standard deviation over the seeds of the mean over the test images. 95 % over"
-    " both, and its p: for new seeds and new images, both of\nwhich are samples (two-way crossed,"
-    " Satterthwaite's t; p by Holm's correction); the counts are of these intervals. Images without"
-    " a score in any of the\nruns are left out."
+    "Score: mean ± standard deviation over the seeds of the mean over the test images. Minus"
+    " reference: over the seeds that both have. 95 % over both: for new\nseeds and new images, both"
+    " of which are samples (two-way crossed, Satterthwaite's t); the counts and the figures are of"
+    " these intervals, each taken by itself.\np over both: corrected for the number of variants of"
+    " the set (Holm), so that it can be above 0.05 where the interval does not contain zero. Images"
+    " without\na score in any of the runs are left out. Reference none: no baseline with at least"
+    " as much CPU time was run."
 )
 NOTE_INTERVALS = (
     "95 % over seeds, and its p: for trainings with other seeds, on these images (t interval of the"
@@ -64,20 +63,14 @@ def write_study(
         log: called with the tables and the paths.
 
     Raises:
-        InputError: no lines yet, or lines that are damaged or contradict each other.
+        InputError: no lines of this study yet, or damaged lines.
     """
-    tuned, final = {}, {}
-    for name in sets:
-        path = results_file(results, "tune", name)
-        tuned[name] = [line for line in read_lines(path) if line["variant"] in variants]
-        path = results_file(results, "final", name)
-        lines = [line for line in read_lines(path) if line["variant"] in variants]
-        if lines:
-            found = by_variant(lines, where=path, log=log)
-            final[name] = dict(sorted(found.items(), key=lambda pair: variants.index(pair[0])))
+    tuned, final, left_out = fitting_lines(study, sets, variants, results)
+    for sentence in left_out:
+        log(f"study: {sentence}")
     parts = [f"# Study: {study.path.stem}"]
     written = [results / "table.md"]
-    steps = {name: step_ratios(results, name, study.baseline) for name in final}
+    steps = {name: step_ratios(study, name, results, log=log) for name in final}
     compared: dict[str, list[dict[str, Any]]] = {}
     for title, equal_time in (("Equal parameters", False), ("Equal CPU time", True)):
         rows = study_rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,34 +121,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return read_json_lines(path, fields, hint="delete it, and the run is repeated")
 
 
-def by_variant(
-    lines: Sequence[Mapping[str, Any]], *, where: Path, log: Callable[[str], None] = print
-) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Group the final runs on a data set: variant -> seed -> line. Of several lines of a run the
-    first counts; the others are logged.
-
-    Raises:
-        InputError: runs of a variant with different settings.
+def best_line(lines: Sequence[Mapping[str, Any]]) -> int:
+    """Index of the line with the highest score, the first of equal ones. Runs that diverged do not
+    count.
     """
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for line in lines:
-        runs = found.setdefault(line["variant"], {})
-        settings = line["settings"]
-        first = next(iter(runs.values()), line)["settings"]
-        changed = [key for key in first if key in settings and first[key] != settings[key]]
-        if changed:
-            raise InputError(
-                f"{where}: {line['variant']} was run with different settings"
-                f" ({', '.join(changed)}); move the lines of one of them to another file"
-            )
-        if line["seed"] in runs:
-            log(
-                f"study: {where}: {line['variant']}, seed {line['seed']} occurs more than once;"
-                " the first line counts"
-            )
-            continue
-        runs[line["seed"]] = line
-    return found
+    scored = [index for index, line in enumerate(lines) if line["mean"] is not None]
+    return max(scored, key=lambda index: lines[index]["mean"])
 
 
 def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> VariantScores:

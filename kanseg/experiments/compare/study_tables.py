@@ -15,6 +15,7 @@ from kanseg.experiments.compare.statistics import (
     mean_cell,
     p_cell,
 )
+from kanseg.experiments.compare.study_results import best_line
 from kanseg.utils.tables import markdown_table
 
 HEADERS = (
@@ -106,10 +107,11 @@ def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> s
     """
     rows = []
     for set_name, lines in sets.items():
-        best: dict[str, float] = {}
-        for line in lines:
-            if line["mean"] is not None:
-                best[line["variant"]] = max(best.get(line["variant"], -np.inf), line["mean"])
+        chosen = []
+        for variant in dict.fromkeys(line["variant"] for line in lines):
+            runs = [line for line in lines if line["variant"] == variant]
+            if any(line["mean"] is not None for line in runs):
+                chosen.append(runs[best_line(runs)])
         for line in lines:
             cells = [
                 set_name,
@@ -120,7 +122,7 @@ def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> s
             if line["mean"] is None:
                 cells += ["diverged", "", ""]
             else:
-                mark = "best" if line["mean"] == best[line["variant"]] else ""
+                mark = "best" if any(line is each for each in chosen) else ""
                 cells += [f"{line['mean']:.4f}", f"{line['cpu_seconds']:.0f}", mark]
             rows.append(cells)
     header = ("set", "variant", key, "score", "validation", "CPU s", "")

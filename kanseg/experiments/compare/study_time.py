@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from kanseg.experiments.compare.study_file import Study
 from kanseg.experiments.compare.study_results import code_version
 from kanseg.training.processes import make_accelerator
 from kanseg.training.run import create_state, create_task, create_train_loader
+from kanseg.training.run_folder.resume import RunBusy, lock_run
 from kanseg.utils.environment import environment_line
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.reading import read_json
@@ -37,21 +39,42 @@ def time_variants(
     """Time a training step of the variants on a batch of a data set; write RESULTS/time/SET.json.
 
     Returns:
-        variant -> CPU time of its step relative to the baseline.
+        variant -> CPU time of its step relative to the baseline; empty if another process is
+        measuring the data set.
     """
+    try:
+        with lock_run(output / "time" / set_name):
+            _time_variants(study, set_name, variants, results, data_root, output, rounds)
+    except RunBusy:
+        log(f"study: time, {set_name}: is being measured by another process")
+        return {}
+    ratios = step_ratios(study, set_name, results)
+    for variant, found in ratios.items():
+        log(f"study: {set_name}, {variant}: a step takes {found} times that of {study.baseline}")
+    return ratios
+
+
+def _time_variants(
+    study: Study,
+    set_name: str,
+    variants: Sequence[str],
+    results: Path,
+    data_root: Path,
+    output: Path,
+    rounds: int,
+) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        steps = {}
-        for variant in dict.fromkeys([study.baseline, *variants]):
-            if variant in study.variants:
-                overrides = study.variants[variant]
-                folders = {"data_root": data_root, "output": output}
-                job = make_job(study, "final", set_name, variant, overrides, seed=0, **folders)
-                steps[variant] = training_step(job)
-        times = interleaved(steps, Setting(rounds=rounds))
+        jobs = {
+            variant: _timed_job(study, set_name, variant, data_root, output)
+            for variant in dict.fromkeys([study.baseline, *variants])
+            if variant in study.variants
+        }
+        steps = {variant: training_step(job) for variant, job in jobs.items()}
         content = {
-            "milliseconds": times,
+            "milliseconds": interleaved(steps, Setting(rounds=rounds)),
+            "settings_hash": {variant: job.hash for variant, job in jobs.items()},
             "environment": environment_line("cpu"),
             **code_version(),
         }
@@ -60,10 +83,13 @@ def time_variants(
     path = time_file(results, set_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, json.dumps(content, indent=1) + "\n")
-    ratios = step_ratios(results, set_name, study.baseline)
-    for variant, found in ratios.items():
-        log(f"study: {set_name}, {variant}: a step takes {found} times that of {study.baseline}")
-    return ratios
+
+
+def _timed_job(study: Study, set_name: str, variant: str, data_root: Path, output: Path) -> Job:
+    """The run whose steps are timed; its learning rate does not matter."""
+    folders = {"data_root": data_root, "output": output}
+    overrides = study.variants[variant]
+    return make_job(study, "final", set_name, variant, overrides, seed=0, **folders)
 
 
 def training_step(job: Job) -> Step:
@@ -94,10 +120,25 @@ def time_file(results: Path, set_name: str) -> Path:
     return results / "time" / f"{set_name}.json"
 
 
-def step_ratios(results: Path, set_name: str, baseline: str) -> dict[str, Ratio]:
-    """Variant -> CPU time of a step relative to the baseline; empty if it was not measured."""
+def step_ratios(
+    study: Study, set_name: str, results: Path, *, log: Callable[[str], None] = print
+) -> dict[str, Ratio]:
+    """Variant -> CPU time of a step relative to the baseline; empty if it was not measured.
+
+    Times of other settings than the study's are left out.
+    """
     path = time_file(results, set_name)
     if not path.is_file():
         return {}
-    times: Mapping[str, Sequence[float]] = read_json(path)["milliseconds"]
-    return {name: ratio(each, times[baseline]) for name, each in times.items()}
+    content: Mapping[str, Any] = read_json(path)
+    hashes = content.get("settings_hash", {})
+    times: dict[str, Sequence[float]] = {}
+    for name, each in content["milliseconds"].items():
+        if name in study.variants:
+            if hashes.get(name) == _timed_job(study, set_name, name, Path(), Path()).hash:
+                times[name] = each
+            else:
+                log(f"study: {path}: {name} was timed with other settings; repeat --stage time")
+    if study.baseline not in times:
+        return {}
+    return {name: ratio(each, times[study.baseline]) for name, each in times.items()}

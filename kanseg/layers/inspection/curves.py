@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import Basis
-from kanseg.bases.base import at_least_float32
+from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.layers.fused.plain import reads_its_weight
 
 POINTS = 201
@@ -121,6 +121,10 @@ class HasCurves(ABC):
         if x is None:
             x = self._default_inputs()
         x = x.to(weights.functions)
+        with without_autocast(x):
+            return self._curves(x, weights, rows)
+
+    def _curves(self, x: Tensor, weights: FunctionWeights, rows: Tensor | None) -> Curves:
         u = x
         if self.basis.is_pointwise:
             u = self.basis.mapped(x)

@@ -126,11 +126,13 @@ def plain_polynomial(x: Tensor, coefficients: Tensor, t: PolynomialVariable, sil
     if silu_is_term:
         columns[1] = columns[1] + wide  # x sigmoid(x) is a term of degree 1
     y = columns.pop()
+    if not columns:  # a constant
+        y = y.expand_as(x).clone()
     for column in reversed(columns):
         y = y * variable + column
     if silu and not silu_is_term:
         y = y + wide * sigmoid
-    return y.expand_as(x).to(x.dtype)
+    return y.to(x.dtype)
 
 
 def polynomial(x: Tensor, coefficients: Tensor, t: PolynomialVariable, silu: bool) -> Tensor:

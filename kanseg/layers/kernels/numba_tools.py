@@ -87,7 +87,8 @@ def to_rows(x: Tensor, per_sample: bool) -> Tensor:
 def from_rows(values: Tensor, x: Tensor, per_sample: bool) -> Tensor:
     """Inverse of `to_rows`: rows of values as a tensor of the shape and dtype of x (B, C, *S)."""
     if per_sample and x.dtype == torch.float32:
-        return values.view(x.shape)
+        # Not a view: autograd forbids operations in place on views that a function returned.
+        return torch.from_numpy(values.numpy().reshape(x.shape))
     y = torch.empty_like(x)
     target = y
     if not per_sample:

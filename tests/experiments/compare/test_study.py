@@ -11,6 +11,7 @@ from kanseg.cli.compare import main
 from kanseg.config import Config
 from kanseg.experiments.compare.study import (
     final_jobs,
+    fitting_lines,
     recorded_settings,
     run_jobs,
     same_settings,
@@ -18,7 +19,8 @@ from kanseg.experiments.compare.study import (
     tuning_jobs,
 )
 from kanseg.experiments.compare.study_file import read_study
-from kanseg.experiments.compare.study_results import read_lines
+from kanseg.experiments.compare.study_report import write_study
+from kanseg.experiments.compare.study_results import append_line, read_lines, results_file
 from kanseg.experiments.compare.study_time import step_ratios, time_variants
 from kanseg.experiments.settings import with_values
 from kanseg.inference.description import build_model
@@ -48,12 +50,12 @@ def write(tmp_path, config):
         replace(config, training=replace(config.training, surface=False)).to_yaml()
     )
 
-    def write_study(**changes):
+    def write_file(**changes):
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump(STUDY | changes))
         return path
 
-    return write_study
+    return write_file
 
 
 def command(path, *words):
@@ -131,6 +133,7 @@ def test_a_setting_of_a_later_kanseg_leaves_older_lines_valid():
         ({"variants": {"plain": {}, "a/b": {}}}, "'a/b'"),
         ({"tune": {"values": {"training.lr": 0.1}}}, "tune.values"),
         ({"final": {"seeds": [1, 1]}}, "final.seeds"),
+        ({"final": {"seeds": ["a"]}}, "final.seeds"),
         (
             {"final": {"seeds": [0], "longer": {"l": {"variant": "x", "epochs": 2}}}},
             "final.longer.l",
@@ -152,7 +155,7 @@ def test_an_unknown_setting_names_set_and_variant(write, tmp_path):
 def test_a_study_from_tuning_to_report(write, tmp_path, capsys):
     path = write()
     assert command(path, "--stage", "final") == 1  # nothing is tuned yet
-    assert "discs, plain" in capsys.readouterr().out
+    assert "skipped: discs, plain: its tuning is not complete" in capsys.readouterr().out
     assert lines_of(tmp_path, "final") == []
 
     assert command(path, "--stage", "tune", "--discard-runs") == 0
@@ -241,8 +244,23 @@ def test_steps_of_the_variants_are_timed_in_turns(write, tmp_path):
     found = time_variants(study, "discs", ["relu", "plain_2"], tmp_path, **folders, rounds=3)
     assert found.keys() == {"plain", "relu"}
     assert found["plain"] == (1.0, 0.0)
-    assert step_ratios(tmp_path, "discs", "plain") == found
-    assert step_ratios(tmp_path, "rings", "plain") == {}
+    assert step_ratios(study, "discs", tmp_path) == found
+    assert step_ratios(study, "rings", tmp_path) == {}
+    log = []
+    variants = {"plain": {}, "relu": {"model.options.activation": "prelu"}}
+    assert step_ratios(replace(study, variants=variants), "discs", tmp_path, log=log.append) == {
+        "plain": (1.0, 0.0)
+    }
+    assert "relu was timed with other settings" in log[0]
+
+
+def test_two_processes_do_not_time_at_once(write, tmp_path):
+    study = read_study(write())
+    log = []
+    with lock_run(tmp_path / "out" / "time" / "discs"):
+        folders = {"data_root": tmp_path, "output": tmp_path / "out"}
+        assert time_variants(study, "discs", ["relu"], tmp_path, **folders, log=log.append) == {}
+    assert "another process" in log[0]
 
 
 def test_a_run_of_another_process_is_left_to_it(write, tmp_path):
@@ -272,11 +290,103 @@ def test_a_run_that_diverges_is_recorded_and_does_not_win(write, tmp_path):
     study = read_study(path)
     first, second = lines_of(tmp_path, "tune")
     assert first["mean"] is None and "finite" in first["error"]
-    jobs, untuned = final_jobs(
+    jobs, skipped = final_jobs(
         study, ["discs"], ["plain"], tmp_path / "results", data_root=tmp_path, output=tmp_path
     )
-    assert untuned == []
+    assert skipped == []
     assert {job.config.training.lr for job in jobs} == {0.001}
+
+
+def write_lines(study, folder, jobs, score=0.5):
+    """Lines as if the jobs had been run: one image, its score growing with the seed."""
+    for job in jobs:
+        value = None if score is None else score + job.config.seed / 50
+        line = {
+            "set": job.set_name,
+            "variant": job.variant,
+            "seed": job.config.seed,
+            "overrides": dict(job.overrides),
+            "settings": job.settings,
+            "settings_hash": job.hash,
+            "split": "test",
+            "score": "disc/iou",
+            "mean": value,
+            "error": "NaN",
+            "parameters": 1000,
+            "multiply_adds": 2000,
+            "cpu_seconds": 1.0,
+            "epochs": job.config.training.epochs,
+            "images": {"x": value, "y": value},
+        }
+        append_line(results_file(folder, job.stage, job.set_name), line)
+
+
+def write_tuning(study, folder, variants, score=0.5):
+    jobs = tuning_jobs(study, list(study.sets), variants, data_root=folder, output=folder)
+    write_lines(study, folder, jobs, score)
+
+
+def write_final(study, folder, variants, seeds=(0, 1)):
+    asked = replace(study, seeds=seeds)
+    jobs, _ = final_jobs(asked, list(study.sets), variants, folder, data_root=folder, output=folder)
+    write_lines(study, folder, jobs)
+
+
+def test_a_variant_whose_tuning_diverges_does_not_stop_the_others(write, tmp_path):
+    study = read_study(write())
+    write_tuning(study, tmp_path, ["plain"])
+    write_tuning(study, tmp_path, ["relu"], score=None)
+    jobs, skipped = final_jobs(
+        study, ["discs"], ["plain", "relu"], tmp_path, data_root=tmp_path, output=tmp_path
+    )
+    assert skipped == ["discs, relu: all its tuning runs diverged"]
+    assert {job.variant for job in jobs} == {"plain"}
+
+
+def test_values_to_tune_may_be_mappings(write, tmp_path):
+    values = [{"ce": 1.0}, {"ce": 0.5, "dice": 1.0}]
+    study = read_study(write(tune={"values": {"training.loss": values}}))
+    write_tuning(study, tmp_path, ["plain"])
+    jobs, _ = final_jobs(study, ["discs"], ["plain"], tmp_path, data_root=tmp_path, output=tmp_path)
+    assert {str(job.overrides["training.loss"]) for job in jobs} == {str(values[0])}
+
+
+def test_only_lines_that_fit_the_study_are_reported(write, tmp_path):
+    """Not those from before a change of its file, nor other seeds, nor a run for a second time."""
+    study = read_study(write())
+    variants = ["plain", "relu"]
+    write_tuning(study, tmp_path, variants)
+    write_final(study, tmp_path, variants)
+    assert fitting_lines(study, ["discs"], variants, tmp_path).left_out == []
+    write_final(study, tmp_path, ["plain"], seeds=(0, 77))
+    found = fitting_lines(study, ["discs"], variants, tmp_path)
+    assert list(found.final["discs"]["plain"]) == [0, 1]
+    [sentence] = found.left_out
+    assert "2 of 6 lines are left out" in sentence and "discs.jsonl" in sentence
+
+    longer = read_study(write(settings={**STUDY["settings"], "training.batch_size": 3}))
+    log = []
+    with pytest.raises(InputError, match="no lines of these"):
+        write_study(longer, ["discs"], variants, tmp_path, log=log.append)
+    assert ["of 4 lines" in log[0], "of 6 lines" in log[1]] == [True, True]
+
+
+def test_the_report_is_of_the_seeds_that_are_asked_for(write, tmp_path):
+    study = read_study(write(final={"seeds": [0, 1, 2]}))
+    write_tuning(study, tmp_path, ["plain", "relu"])
+    write_final(study, tmp_path, ["plain", "relu"], seeds=(0, 1, 2))
+    some = replace(study, seeds=(1,))
+    log = []
+    write_study(some, ["discs"], ["plain", "relu"], tmp_path, log=log.append)
+    assert "One seed (discs): nothing" in log[-2]
+    write_study(study, ["discs"], ["plain", "relu"], tmp_path, log=log.append)
+    assert "One seed" not in log[-2]
+
+
+def test_a_folder_of_data_that_is_missing_is_named_before_the_first_run(write):
+    sets = STUDY["sets"] | {"rings": {"config": "tiny.yaml", "settings": {"data.root": "gone"}}}
+    with pytest.raises(InputError, match="rings: no such folder: .*gone"):
+        command(write(sets=sets), "--stage", "tune")
 
 
 def test_a_set_that_is_not_in_the_study_is_refused(write):

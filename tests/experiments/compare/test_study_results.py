@@ -1,7 +1,5 @@
 import json
 from multiprocessing import get_context
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,14 +7,11 @@ from PIL import Image
 
 from kanseg.benchmark.measure import Ratio
 from kanseg.experiments.compare.study_figures import draw_study
-from kanseg.experiments.compare.study_report import write_study
 from kanseg.experiments.compare.study_results import (
     append_line,
-    by_variant,
     code_version,
     equal_time_reference,
     read_lines,
-    results_file,
     study_rows,
 )
 from kanseg.experiments.compare.study_tables import (
@@ -68,7 +63,11 @@ LONGER = {"plain_1.2": ("plain", 1.2)}
 
 
 def sets(*lines, name="discs"):
-    return {name: by_variant(lines, where=name, log=lambda _: None)}
+    """Set -> variant -> seed -> line."""
+    runs = {}
+    for each in lines:
+        runs.setdefault(each["variant"], {})[each["seed"]] = each
+    return {name: runs}
 
 
 def rows_of(found, *, longer=None, **options):
@@ -106,23 +105,6 @@ def test_a_line_after_one_that_was_cut_off_is_whole(tmp_path):
 
 def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
-
-
-def test_of_two_lines_of_one_run_the_first_counts():
-    log = []
-    found = by_variant([line(cost=1), line(cost=2)], where="discs", log=log.append)
-    assert found["plain"][0]["cpu_seconds"] == 1
-    assert "more than once" in log[0]
-
-
-def test_runs_of_one_variant_with_different_settings_are_refused():
-    with pytest.raises(InputError, match=r"\(training.lr\)"):
-        sets(line(seed=0), line(seed=1, lr=0.01))
-
-
-def test_a_setting_that_older_lines_do_not_know_is_no_difference():
-    found = sets(line(seed=0), line(seed=1, settings={"training.new": 1}))
-    assert list(found["discs"]["plain"]) == [0, 1]
 
 
 def test_a_row_gives_mean_spread_and_difference():
@@ -229,25 +211,10 @@ def test_wins_count_sets_and_intervals_of_three_seeds_or_more():
     assert cells == ["kan", "4", "3", "1", "1", "1"]
 
 
-def test_the_report_names_sets_of_too_few_seeds(tmp_path):
-    study = SimpleNamespace(
-        path=Path("two.yaml"), baseline="plain", longer={}, tuned=("training.lr", [0.001])
-    )
-    for name, seeds in (("discs", 1), ("rings", 3)):
-        for variant in ("plain", "kan"):
-            for seed in range(seeds):
-                images = (0.5, 0.6 + seed / 50, 0.7)
-                append_line(results_file(tmp_path, "final", name), line(variant, seed, images))
-    log = []
-    write_study(study, ["discs", "rings"], ["plain", "kan"], tmp_path, log=log.append)
-    text = (tmp_path / "table.md").read_text()
-    assert text.startswith(log[0])
-    assert "One seed (discs): nothing" in text
-    assert "rings)" not in text
-
-
-def test_the_tuning_table_marks_the_best_value():
-    lines = [line(lr=0.001), line(lr=0.01, images=(0.9, 0.9, 0.9))]
+def test_the_tuning_table_marks_the_value_that_was_chosen():
+    """The first of equal ones."""
+    best = (0.9, 0.9, 0.9)
+    lines = [line(lr=0.001), line(lr=0.01, images=best), line(lr=0.1, images=best)]
     text = tuning_table({"discs": lines}, "training.lr")
     assert ["0.01" in row for row in text.splitlines() if "best" in row] == [True]
 
