@@ -50,9 +50,9 @@ BOUNDED_DOMAIN = "half_tanh"
 class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module first
     """A learned activation phi_c(x) = base(x) + sum_k w_ck B_k(x), (B, C, *S) -> (B, C, *S).
 
-    All w start at 0, so the activation starts exactly as its base. Without a base (None) it starts
-    as the least-squares fit of SiLU for N(0, 1) input. Train the coefficients w with a larger
-    learning rate than other weights and without weight decay (`training.function_lr`).
+    All w start at 0, so the activation starts as its base (up to rounding). Without a base (None)
+    it starts as the least-squares fit of SiLU for N(0, 1) input. Train the coefficients w with a
+    larger learning rate than other weights and without weight decay (`training.function_lr`).
 
     Args:
         channels: C.

@@ -315,7 +315,8 @@ _DOC = """Kolmogorov-Arnold convolution over {axes}: each weight is a learned un
         position: location of shared functions: "after_norm" (default) adds them to `activation`,
             "before_conv" to `base_activation`.
         function_init: initialization of functions per edge: "normal" draws their coefficients,
-            "zero" starts with the base branch alone. Shared functions always start at zero.
+            "zero" starts with the base branch alone. Shared functions start at zero, or as a fit of
+            SiLU where there is no activation that they are added to.
         base_activation: name, callable, or None for no base branch. With shared functions it is
             used at "before_conv" only, where None lets them start as a fit of SiLU.
         norm: "batch", "instance", "group", "layer", a callable of the channel count, or None.
