@@ -22,32 +22,35 @@ def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if "difference" in row]
-    sets = list(dict.fromkeys(row["set"] for row in rows))
+    by_set: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_set.setdefault(row["set"], []).append(row)
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    step = 0.7 / len(variants)
-    height = 1.4 + len(sets) * (0.3 + 0.2 * len(variants))
-    figure = Figure(figsize=(8, height), layout="constrained")
+    lines = len(rows) + len(by_set)  # an empty one below each set
+    figure = Figure(figsize=(8, 1.2 + 0.2 * lines), layout="constrained")
     axis = figure.subplots()
+    ticks = []
+    y = 0
+    for own in by_set.values():
+        ticks.append(y + (len(own) - 1) / 2)
+        for row in own:
+            color = f"C{variants.index(row['variant'])}"
+            seeds = row["difference_by_seed"]
+            axis.plot(seeds, [y] * len(seeds), ".", color=color, alpha=0.5, markersize=6)
+            if len(seeds) >= FEW_SEEDS:
+                axis.hlines(y, row["over_both"]["low"], row["over_both"]["high"], color=color)
+            axis.plot(row["difference"], y, "o", color=color, markersize=5)
+            y += 1
+        axis.axhline(y, color="tab:gray", linewidth=0.5, alpha=0.5)
+        y += 1
     for number, variant in enumerate(variants):
-        color = f"C{number}"
-        label: str | None = variant
-        for row in rows:
-            if row["variant"] == variant:
-                y = sets.index(row["set"]) - 0.35 + step * (number + 0.5)
-                seeds = row["difference_by_seed"]
-                axis.plot(seeds, [y] * len(seeds), ".", color=color, alpha=0.5, markersize=6)
-                if len(seeds) >= FEW_SEEDS:
-                    axis.hlines(y, row["over_both"]["low"], row["over_both"]["high"], color=color)
-                axis.plot(row["difference"], y, "o", color=color, markersize=5, label=label)
-                label = None  # one entry in the legend for each variant
-    for y in range(1, len(sets)):
-        axis.axhline(y - 0.5, color="tab:gray", linewidth=0.5, alpha=0.5)
+        axis.plot([], [], "o", color=f"C{number}", markersize=5, label=variant)
     axis.axvline(0, color="black", linewidth=1)
     references = ", ".join(dict.fromkeys(str(row["against"]) for row in rows))
     axis.set(
-        yticks=range(len(sets)),
-        yticklabels=sets,
-        ylim=(len(sets) - 0.5, -0.5),
+        yticks=ticks,
+        yticklabels=by_set,
+        ylim=(y - 1, -1),
         xlabel=f"score minus that of {references}: seeds (small dots), mean,"
         " 95 % over seeds and images",
         title=title,
