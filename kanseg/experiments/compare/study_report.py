@@ -112,10 +112,15 @@ def write_study(
 
 
 def _seeds_by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Set -> number of seeds of its difference with the fewest."""
-    seeds: dict[str, int] = {}
+    """Set -> number of seeds of its differences; where they differ, "variant on set" -> number."""
+    counts: dict[str, dict[str, int]] = {}
     for row in rows:
         if "difference" in row:
-            count = len(row["difference_by_seed"])
-            seeds[row["set"]] = min(count, seeds.get(row["set"], count))
+            counts.setdefault(row["set"], {})[row["variant"]] = len(row["difference_by_seed"])
+    seeds: dict[str, int] = {}
+    for name, by_variant in counts.items():
+        if len(set(by_variant.values())) == 1:
+            seeds[name] = next(iter(by_variant.values()))
+        else:
+            seeds |= {f"{variant} on {name}": count for variant, count in by_variant.items()}
     return seeds

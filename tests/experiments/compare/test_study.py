@@ -383,6 +383,16 @@ def test_the_report_is_of_the_seeds_that_are_asked_for(write, tmp_path):
     assert "One seed" not in log[-2]
 
 
+def test_the_report_names_the_variants_of_too_few_seeds(write, tmp_path):
+    study = read_study(write(final={"seeds": [0, 1, 2]}, variants={**STUDY["variants"], "elu": {}}))
+    variants = ["plain", "relu", "elu"]
+    write_tuning(study, tmp_path, variants)
+    write_final(study, tmp_path, ["plain", "relu"], seeds=(0, 1, 2))
+    write_final(study, tmp_path, ["elu"], seeds=(1,))
+    write_study(study, ["discs"], variants, tmp_path, log=lambda _: None)
+    assert "One seed (elu on discs): nothing" in (tmp_path / "table.md").read_text()
+
+
 def test_a_folder_of_data_that_is_missing_is_named_before_the_first_run(write):
     sets = STUDY["sets"] | {"rings": {"config": "tiny.yaml", "settings": {"data.root": "gone"}}}
     with pytest.raises(InputError, match="rings: no such folder: .*gone"):
