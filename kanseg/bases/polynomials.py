@@ -7,13 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import (
-    BASES,
-    Basis,
-    ValuesAndDerivatives,
-    check_at_least,
-    replace_values,
-)
+from kanseg.bases.base import BASES, Basis, ValuesAndDerivatives, check_at_least, replace_values
 
 Coefficient = float | Tensor
 

@@ -37,6 +37,7 @@ from kanseg.training.settings import check_settings
 from kanseg.utils.errors import InputError
 
 Log = Callable[[str], None]
+Line = Mapping[str, Any]  # of a finished run
 
 # Settings of every run: a single process and thread, so that CPU seconds include all work; no
 # images, and for segmentation no surface distances.
@@ -215,10 +216,11 @@ def check_data(study: Study, sets: Sequence[str], data_root: Path) -> None:
     """Raise InputError if the folder of a data set is missing, before the first of many runs."""
     for name in sets:
         data = study.sets[name].get("data", {})
-        folder = data_root / data.get("root", ".")
-        if not data.get("prepare") and not folder.exists():
+        is_on_disk = "root" in data and not data.get("prepare")
+        if is_on_disk and not (data_root / data["root"]).exists():
             raise InputError(
-                f"{study.path}: {name}: no such folder: {folder} (--data_root and data.root)"
+                f"{study.path}: {name}: no such folder: {data_root / data['root']} (--data_root and"
+                " data.root)"
             )
 
 
@@ -242,8 +244,8 @@ class FittingLines(NamedTuple):
         left_out: a sentence for each file with other lines.
     """
 
-    tuned: dict[str, list[Mapping[str, Any]]]
-    final: dict[str, dict[str, dict[int, Mapping[str, Any]]]]
+    tuned: dict[str, list[Line]]
+    final: dict[str, dict[str, dict[int, Line]]]
     left_out: list[str]
 
 
@@ -257,40 +259,43 @@ def fitting_lines(
     Raises:
         InputError: a damaged line.
     """
-    tuned, final, left_out = {}, {}, []
+    found = FittingLines({}, {}, [])
     folders = {"data_root": Path(), "output": Path()}  # not part of the settings
-
-    def fitting(jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]], path: Path) -> list:
-        found = [line for job in jobs if (line := find_line(job, lines)) is not None]
-        if len(found) < len(lines):
-            left_out.append(
-                f"{path}: {len(lines) - len(found)} of {len(lines)} lines are left out: they have"
-                " other settings or seeds than the study, or repeat a run"
-            )
-        return found
-
     for name in sets:
         path = results_file(results, "tune", name)
         lines, known = _lines_of(path, variants)
         jobs = tuning_jobs(study, [name], known, **folders)
-        tuned[name] = fitting(jobs, lines, path)
+        found.tuned[name] = _fitting(jobs, lines, path, found.left_out)
         path = results_file(results, "final", name)
         lines, known = _lines_of(path, variants)
         jobs, _ = final_jobs(study, [name], known, results, **folders)
-        runs: dict[str, dict[int, Mapping[str, Any]]] = {variant: {} for variant in known}
-        for line in fitting(jobs, lines, path):
+        runs: dict[str, dict[int, Line]] = {variant: {} for variant in known}
+        for line in _fitting(jobs, lines, path, found.left_out):
             runs[line["variant"]][line["seed"]] = line
         runs = {variant: by_seed for variant, by_seed in runs.items() if by_seed}
         if runs:
-            final[name] = runs
-    return FittingLines(tuned, final, left_out)
+            found.final[name] = runs
+    return found
 
 
-def _lines_of(path: Path, variants: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[str]]:
+def _lines_of(path: Path, variants: Sequence[str]) -> tuple[list[Line], list[str]]:
     """The lines of some variants in a file, and those variants that have lines, in their order."""
     lines = [line for line in read_lines(path) if line["variant"] in variants]
     found = {line["variant"] for line in lines}
     return lines, [variant for variant in variants if variant in found]
+
+
+def _fitting(
+    jobs: Sequence[Job], lines: Sequence[Line], path: Path, left_out: list[str]
+) -> list[Line]:
+    """The line of each job that has one; a sentence about the others is added to `left_out`."""
+    found = [line for job in jobs if (line := find_line(job, lines)) is not None]
+    if len(found) < len(lines):
+        left_out.append(
+            f"{path}: {len(lines) - len(found)} of {len(lines)} lines are left out: they have other"
+            " settings or seeds than the study, or repeat a run"
+        )
+    return found
 
 
 def run_jobs(

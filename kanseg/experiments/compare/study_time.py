@@ -42,47 +42,37 @@ def time_variants(
         variant -> CPU time of its step relative to the baseline; empty if another process is
         measuring the data set.
     """
+    timed = [name for name in dict.fromkeys([study.baseline, *variants]) if name in study.variants]
+    jobs = {name: _timed_job(study, set_name, name, data_root, output) for name in timed}
     try:
         with lock_run(output / "time" / set_name):
-            _time_variants(study, set_name, variants, results, data_root, output, rounds)
+            content = {
+                "milliseconds": _step_times(jobs, rounds),
+                "settings_hash": {name: job.hash for name, job in jobs.items()},
+                "environment": environment_line("cpu"),
+                **code_version(),
+            }
     except RunBusy:
         log(f"study: time, {set_name}: is being measured by another process")
         return {}
+    path = time_file(results, set_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, json.dumps(content, indent=1) + "\n")
     ratios = step_ratios(study, set_name, results)
     for variant, found in ratios.items():
         log(f"study: {set_name}, {variant}: a step takes {found} times that of {study.baseline}")
     return ratios
 
 
-def _time_variants(
-    study: Study,
-    set_name: str,
-    variants: Sequence[str],
-    results: Path,
-    data_root: Path,
-    output: Path,
-    rounds: int,
-) -> None:
+def _step_times(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of the steps of each run, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        jobs = {
-            variant: _timed_job(study, set_name, variant, data_root, output)
-            for variant in dict.fromkeys([study.baseline, *variants])
-            if variant in study.variants
-        }
-        steps = {variant: training_step(job) for variant, job in jobs.items()}
-        content = {
-            "milliseconds": interleaved(steps, Setting(rounds=rounds)),
-            "settings_hash": {variant: job.hash for variant, job in jobs.items()},
-            "environment": environment_line("cpu"),
-            **code_version(),
-        }
+        steps = {name: training_step(job) for name, job in jobs.items()}
+        return interleaved(steps, Setting(rounds=rounds))
     finally:
         torch.set_num_threads(threads)
-    path = time_file(results, set_name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _timed_job(study: Study, set_name: str, variant: str, data_root: Path, output: Path) -> Job:
