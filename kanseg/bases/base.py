@@ -28,15 +28,13 @@ class TableRange(NamedTuple):
 
     Args:
         lo, hi: ends of the range of the mapped input, per channel (C,), or (1,) if the functions of
-            all channels are the same. Outside the range all functions are 0 or repeat.
+            all channels are the same. Outside the range all functions are 0.
         pieces: number of intervals.
-        periodic: whether the functions repeat.
     """
 
     lo: Tensor
     hi: Tensor
     pieces: int
-    periodic: bool = False
 
 
 class Basis(nn.Module, ABC):

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import (
-    BASES,
-    Basis,
-    TableRange,
-    ValuesAndDerivatives,
-    check_at_least,
-)
+from kanseg.bases.base import BASES, Basis, ValuesAndDerivatives, check_at_least
 
 
 @BASES.register("fourier")
@@ -30,19 +22,11 @@ class Fourier(Basis):
         domain: identity by default.
     """
 
-    has_table = True
-
     def __init__(self, channels: int, *, num_frequencies: int = 4, domain: str = "identity"):
         super().__init__(
             channels, 2 * check_at_least("num_frequencies", num_frequencies, 1), domain
         )
         self.num_frequencies = num_frequencies
-
-    def table_range(self) -> TableRange:
-        # The fourth derivative of cos nu is at most n^4.
-        pieces = math.ceil(math.tau * self.num_frequencies / 0.4)
-        lo = torch.zeros(1, dtype=torch.float64)  # large inputs are many periods away
-        return TableRange(lo, lo + math.tau, pieces, periodic=True)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         cosine, sine = first_cosine, first_sine = torch.cos(u), torch.sin(u)

@@ -34,6 +34,7 @@ from kanseg.layers.kernels.lookup import (
     lookup,
 )
 from kanseg.layers.kernels.rational import rational
+from kanseg.layers.kernels.trigonometric import trigonometric
 from kanseg.layers.parts import activation_module, exact_constants, reset
 from kanseg.layers.regularization import FeatureNoise
 from kanseg.layers.surgery import check_can_reset
@@ -274,8 +275,8 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
     def _functions(self, x: Tensor, dropout_mask: Tensor | None, *, silu: bool) -> Tensor:
         """The sum of the functions, plus SiLU of x on request: (B, C, *S) -> (B, C, *S).
 
-        Computed as a polynomial, a table or a rational function where one of them applies, without
-        autocast.
+        Computed as a polynomial, a table, a rational function or a sum of sines where one of them
+        applies, without autocast.
         """
         with without_autocast(x):
             return self._functions_in_own_precision(x, dropout_mask, silu)
@@ -293,7 +294,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
                 t = polynomial_variable(self.basis)
                 return compute(self.basis.normalized(x), weight @ powers, t, silu)
             if is_eager:
-                for compute in (lookup, rational):
+                for compute in (lookup, rational, trigonometric):
                     y = compute(x, weight, self.basis, silu)
                     if y is not None:
                         return y

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kanseg.bases import Basis
 from kanseg.bases.domains import DOMAINS
+from kanseg.bases.fourier import Fourier
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.kernels.horner import is_low_degree_polynomial, polynomial_variable
 from kanseg.layers.kernels.rational import is_rational
@@ -80,8 +81,8 @@ class OperationCounter(TorchDispatchMode):
     def hook_activation(self, layer: KANActivation) -> list[RemovableHandle]:
         """Register hooks that count a learned activation.
 
-        A polynomial, rational function or table is counted by formula: its operations differ
-        between devices, and cached tables and coefficients are computed in the first pass only.
+        A function with a formula (`has_formula`) is counted by it: the operations differ between
+        devices, and cached tables and coefficients are computed in the first pass only.
         """
         entered: list[AbstractContextManager] = []
 
@@ -123,8 +124,10 @@ class OperationCounter(TorchDispatchMode):
 
 
 def has_formula(layer: KANActivation) -> bool:
-    """True if a learned activation is computed as a polynomial, a rational function or a table."""
-    if is_rational(layer.basis):
+    """True if a learned activation is computed as a polynomial, a rational function, a sum of sines
+    or a table.
+    """
+    if is_rational(layer.basis) or isinstance(layer.basis, Fourier):
         return True
     # Fake tensors do not show the values that could prevent a table.
     is_fake = isinstance(layer.weight, FakeTensor)
@@ -137,14 +140,18 @@ def operations_per_value(layer: KANActivation) -> int:
     A polynomial costs one multiply-add per degree, and one operation each for the scale, sigmoid
     and center of its variable. A table costs five: the index of the piece, the position inside the
     piece, and a cubic polynomial. A rational function costs its two polynomials plus three: the
-    absolute value, adding one, and the division. A domain map and a base cost one more each.
+    absolute value, adding one, and the division. A sum of sines costs two, a sine and a cosine, and
+    four multiply-adds per frequency. A domain map and a base cost one more each.
     """
     basis = layer.basis
     common = int(not basis.is_pointwise) + int(layer.base is not None)
     if is_rational(basis):
         return common + basis.degree + basis.denominator_degree + 3
     if not is_low_degree_polynomial(basis):
-        return common + (basis.is_pointwise and basis.domain != "identity") + 5
+        common += basis.is_pointwise and basis.domain != "identity"
+        if isinstance(basis, Fourier):
+            return common + 2 + 4 * basis.num_frequencies
+        return common + 5
     scale, center = polynomial_variable(basis)
     if scale == 0:
         return common + basis.polynomial_degree

@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 
+def needs_traceable_backward(grad: Tensor) -> bool:
+    """True if a backward pass must consist of operations that autograd can trace: for second
+    derivatives and for batched gradients.
+    """
+    return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 def gradients(
     y: Tensor,
     inputs: Sequence[Tensor],

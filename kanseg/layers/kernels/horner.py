@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kanseg.bases import Basis
 from kanseg.bases.base import assume_constant_result, at_least_float32, without_autocast
 from kanseg.layers.fused.plain import has_numba, is_transformed
-from kanseg.layers.kernels.gradients import gradients
+from kanseg.layers.kernels.gradients import gradients, needs_traceable_backward
 
 # Domain map -> (scale, factor, offset) of u = factor * sigmoid(scale x) + offset. Scale 0 means
 # u = x.
@@ -214,12 +214,11 @@ class PolynomialFunction(torch.autograd.Function):
         needed = ctx.needs_input_grad[:2]
         create_graph = torch.is_grad_enabled()
         kernels = None
-        if not create_graph and not torch._C._functorch.is_legacy_batchedtensor(grad):
+        if not needs_traceable_backward(grad):
             kernels = select_kernels(x, coefficients)
         if kernels is not None:
             grads = kernels.backward(grad, x, coefficients, *ctx.options, *needed)
         else:
-            # Second derivatives and batched gradients need operations that autograd can trace.
             with torch.enable_grad(), without_autocast(x):
                 y = plain_polynomial(x, coefficients, *ctx.options)
             grads = gradients(y, (x, coefficients), needed, grad, create_graph)

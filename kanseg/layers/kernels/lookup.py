@@ -1,10 +1,9 @@
 """y = silu(x) + f_c(x), with each f_c looked up in a table of cubic polynomials.
 
-Splines, wavelets and radial functions vanish outside a range, and sums of sines are periodic. A few
-dozen cubic polynomials side by side approximate such a function to 5e-5 of its size, whatever its
-number of terms. The table is built once per step from values of the functions at a few hundred
-points. The gradient is exact for the tabulated function, including the gradient of the basis's own
-parameters.
+Splines, wavelets and radial functions vanish outside a range. A few dozen cubic polynomials side by
+side approximate such a function to 5e-5 of its size, whatever its number of terms. The table is
+built once per step from values of the functions at a few hundred points. The gradient is exact for
+the tabulated function, including the gradient of the basis's own parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from kanseg.bases.base import TableRange, without_autocast
 from kanseg.layers.fused.functional import plain_mixture
 from kanseg.layers.fused.plain import has_numba, named_tensors, with_tensors
 from kanseg.layers.kernels.basis_cache import BasisCache
-from kanseg.layers.kernels.gradients import gradients
+from kanseg.layers.kernels.gradients import gradients, needs_traceable_backward
 from kanseg.layers.kernels.horner import DOMAINS, KERNEL_DTYPES, aligned_rows
 
 # Longer tables do not fit into the CPU cache, and cost more to build than they save.
@@ -36,20 +35,18 @@ COEFFICIENTS = np.linalg.inv(np.vander(NODES, increasing=True))
 class CubicTable(NamedTuple):
     """P cubic polynomials per function, in the table position (t - start) * rate in [0, P].
 
-    t = sigmoid(scale * x), or x for scale 0.
+    t = sigmoid(scale * x), or x for scale 0. The functions are constant beyond both ends.
 
     Args:
         pieces: coefficients (R, P, 4), lowest power first, with R = 1 or C.
         start, rate: (1,) or (C,).
         scale: factor inside the sigmoid; 0 for t = x.
-        periodic: whether the functions repeat; otherwise they are constant beyond both ends.
     """
 
     pieces: Tensor
     start: Tensor
     rate: Tensor
     scale: float
-    periodic: bool
 
 
 class TableSamples(NamedTuple):
@@ -118,7 +115,7 @@ def tabulate(weight: Tensor, basis: Basis, samples: TableSamples) -> CubicTable:
     scale, factor, offset = DOMAINS.get(basis.domain, (0.0, 1.0, 0.0))
     rate = table_range.pieces / (table_range.hi - table_range.lo)
     start = (table_range.lo - offset) / factor
-    return CubicTable(pieces, start, rate * factor, scale, table_range.periodic)
+    return CubicTable(pieces, start, rate * factor, scale)
 
 
 _samples_cache: BasisCache[TableSamples | None] = BasisCache()
@@ -198,7 +195,7 @@ class LookupFunction(torch.autograd.Function):
         needed = ctx.needs_input_grad[5:]
         create_graph = torch.is_grad_enabled()
         with without_autocast(x):
-            if create_graph or torch._C._functorch.is_legacy_batchedtensor(grad):
+            if needs_traceable_backward(grad):
                 # Differentiate the functions themselves: cubic pieces reproduce their second
                 # derivatives to a few digits only.
                 with torch.enable_grad():
@@ -227,8 +224,6 @@ def plain_lookup(x: Tensor, table: CubicTable, silu: bool) -> Tensor:
     start = aligned_rows(table.start.to(wide.dtype), x.dim())
     rate = aligned_rows(table.rate.to(wide.dtype), x.dim())
     position = (t - start) * rate
-    if table.periodic:
-        position = position - count * torch.floor(position / count)
     position = position.clamp(0.0, float(count))
     # NaN may become any integer, hence the clamp.
     index = position.detach().to(torch.int64).clamp(0, count - 1)

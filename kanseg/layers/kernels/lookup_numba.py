@@ -36,7 +36,7 @@ def forward(x: Tensor, table: CubicTable, silu: bool) -> Tensor:
         x: not empty; float32, float16 or bfloat16, computed in float32.
     """
     per_sample = has_rows_per_sample(x)
-    kernel, _ = _kernels(table.scale, table.periodic, silu)
+    kernel, _ = _kernels(table.scale, silu)
     arguments = _arrays(table)
     y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments)
     return from_rows(y, x, per_sample)
@@ -46,7 +46,7 @@ def backward(grad: Tensor, x: Tensor, table: CubicTable, silu: bool) -> tuple[Te
     """Gradients of x and of the table's pieces, given the gradient of y."""
     per_sample = has_rows_per_sample(x)
     x_rows, grad_rows = to_rows(x, per_sample), to_rows(grad, per_sample)
-    _, kernel = _kernels(table.scale, table.periodic, silu)
+    _, kernel = _kernels(table.scale, silu)
     # Each thread has sums of its own.
     sums = np.zeros((torch.get_num_threads(), *table.pieces.shape))
     fixed = grad_rows.numpy(), *_arrays(table)
@@ -55,18 +55,13 @@ def backward(grad: Tensor, x: Tensor, table: CubicTable, silu: bool) -> tuple[Te
 
 
 def _arrays(table: CubicTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pieces, start and rate as arrays.
-
-    Start and rate are in double precision for periodic functions, where a large input is many
-    periods away.
-    """
-    dtype = torch.float64 if table.periodic else torch.float32
+    """Pieces, start and rate as float32 arrays."""
     pieces = table.pieces.detach().float().contiguous()
-    return pieces.numpy(), table.start.to(dtype).numpy(), table.rate.to(dtype).numpy()
+    return pieces.numpy(), table.start.float().numpy(), table.rate.float().numpy()
 
 
 @cache
-def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR0915
+def _kernels(scale: float, silu: bool) -> tuple:  # noqa: PLR0915
     """Compile the forward and backward kernels for tables of pieces (R, P, 4), R = 1 or C, at the
     table position (t - start) * rate with t = x or sigmoid(scale x).
 
@@ -80,16 +75,13 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
     def find_pieces(row, start, rate, count, pieces, fractions):  # noqa: ANN001, ANN202
         """Index of the piece of each value, and the position inside the piece from 0 to 1."""
         end, last = FLOAT(count), FLOAT(count - 1)
-        periods = 1 / count  # a division for each value is slow
         for i in range(len(row)):
             t = row[i]
             if scale != 0:
                 t = sigmoid(scale * t)
             position = (t - start) * rate
-            if periodic:
-                position -= end * np.floor(position * periods)
             # Not min and max, which lose NaN.
-            position = ZERO if position < ZERO else FLOAT(position)
+            position = ZERO if position < ZERO else position
             position = end if position > end else position
             k = np.int32(position if position < last else last)  # the last one for NaN
             pieces[i] = k
@@ -136,12 +128,12 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
                     m3 = moments[3] + g[i] * (t * square)
                     moments[0], moments[1], moments[2], moments[3] = m0, m1, m2, m3
                 for i in range(len(row)):
-                    t, slope = row[i], FLOAT(rates[at])
+                    t, slope = row[i], rates[at]
                     if scale != 0:
                         t = sigmoid(scale * t)
                         slope *= scale * t * (ONE - t)
                     position = (t - starts[at]) * rates[at]
-                    inside = periodic or ((position >= ZERO) & (position <= end))
+                    inside = (position >= ZERO) & (position <= end)
                     d = slopes[i] * slope if inside else ZERO
                     if silu:
                         s = sigmoid(row[i])

@@ -13,7 +13,7 @@ from torch.nn import functional
 from kanseg.bases import Basis
 from kanseg.bases.base import at_least_float32, finite_part, without_autocast
 from kanseg.bases.rational import Rational
-from kanseg.layers.kernels.gradients import gradients
+from kanseg.layers.kernels.gradients import gradients, needs_traceable_backward
 from kanseg.layers.kernels.horner import aligned_rows
 from kanseg.layers.kernels.lookup import has_cpu_kernel
 
@@ -64,7 +64,7 @@ class RationalFunction(torch.autograd.Function):
 
         x, p, q = ctx.saved_tensors
         create_graph = torch.is_grad_enabled()
-        if not create_graph and not torch._C._functorch.is_legacy_batchedtensor(grad):
+        if not needs_traceable_backward(grad):
             return *rational_numba.backward(grad, x, p, q, ctx.silu), None
         with torch.enable_grad(), without_autocast(x):
             y = plain_rational(x, p, q, ctx.silu)

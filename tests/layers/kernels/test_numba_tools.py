@@ -22,8 +22,6 @@ TABLES = [
     ("bspline", {"domain": "tanh", "grid_range": (-1.0, 1.0)}),
     ("rbf", {}),
     ("rbf", {"domain": "half_tanh", "grid_range": (-1.0, 1.0)}),
-    ("fourier", {}),
-    ("fourier", {"num_frequencies": 7}),
     ("hermite", {"degree": 0}),
     ("hermite", {"degree": 8, "kind": "probabilist"}),
     ("wavelet", {}),
@@ -196,15 +194,6 @@ def test_second_derivatives_are_those_of_the_functions(basis):
     expected = second(exact, x.double())
     found = second(function, x.clone())
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-
-
-def test_sums_of_sines_repeat_far_away():
-    function = layer("fourier", base=None)
-    near = torch.linspace(0, 6, 100, dtype=torch.float64)
-    x = (near + 2000 * torch.pi).float()
-    found = function(x.expand(1, 3, -1)).double()
-    expected = layer("fourier", base=None).double()(x.double().expand(1, 3, -1))
-    assert (found - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("basis", "options"), TABLES, ids=str)
