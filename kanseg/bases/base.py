@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.domains import DOMAINS, POINTWISE_DOMAINS
+from kanseg.bases.domains import DOMAINS, POINTWISE_DOMAINS, Pointwise
 from kanseg.utils.registry import Registry
 
 BASES: Registry[type[Basis]] = Registry("basis")
@@ -131,12 +131,18 @@ class Basis(nn.Module, ABC):
     def normalized(self, x: Tensor) -> Tensor:
         """The input of the fused kernels: x (B, C, *S) after a normalizing domain map.
 
-        Pointwise maps are applied by the kernels themselves; for these it is x itself.
+        Pointwise maps are applied by the kernels themselves (`pointwise_map`); for these it is x
+        itself.
         """
         if self.is_pointwise:
             return x
         with without_autocast(x):
             return DOMAINS[self.domain](at_least_float32(x)).to(x.dtype)
+
+    @property
+    def pointwise_map(self) -> Pointwise:
+        """The rest of the domain map after `normalized`: the identity for a normalizing map."""
+        return POINTWISE_DOMAINS.get(self.domain, POINTWISE_DOMAINS["identity"])
 
     def reset_parameters(self) -> None:
         """Reset grids, locations and other parameters to their initial values.

@@ -99,10 +99,7 @@ def operations(module, x):
     ("basis", "most"),
     [
         ("gram", 7),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [("bspline", 20), ("rbf", 20)]
-        ),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("bspline", 20), ("rbf", 20)]),
     ],
 )
 def test_a_graph_has_few_operations(basis, most):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kanseg.bases import Basis
 from kanseg.bases.base import at_least_float32, without_autocast
-from kanseg.bases.domains import POINTWISE_DOMAINS, Pointwise
 from kanseg.layers.fused.linear_ops import LinearOp
 from kanseg.layers.fused.plain import with_tensors
 
@@ -115,7 +114,7 @@ def fused_backward(
     grad_parameters: dict[str, Tensor] = {}
     has_formulas = basis.has_derivatives and set(parameters) <= set(basis.analytic_parameters)
     fill_and_differentiate = _by_formulas if has_formulas else _by_autograd
-    domain_derivative = _domain(basis).derivative
+    domain_derivative = basis.pointwise_map.derivative
     chunks, buffer = _chunks_and_buffer(x, weight.shape[2], dtype)
     for chunk in chunks:
         u = _domain_map(basis, x[chunk])
@@ -347,14 +346,9 @@ def _functions(
     return islice(basis.values_and_derivatives(u, derivatives), basis.num_functions - count, None)
 
 
-def _domain(basis: Basis) -> Pointwise:
-    """The pointwise domain map; the identity where a normalization was applied before."""
-    return POINTWISE_DOMAINS.get(basis.domain, POINTWISE_DOMAINS["identity"])
-
-
 def _domain_map(basis: Basis, x: Tensor) -> Tensor:
     """u(x) in float32 at least: (B, C, *S) -> the same shape."""
-    return _domain(basis).value(at_least_float32(x))
+    return basis.pointwise_map.value(at_least_float32(x))
 
 
 def _chunks_and_buffer(

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.bases import Basis
-from kanseg.bases.base import aligned, check_floating, has_autocast, without_autocast
+from kanseg.bases.base import (
+    aligned,
+    at_least_float32,
+    check_floating,
+    has_autocast,
+    without_autocast,
+)
 from kanseg.layers.fused.autograd import FusedActivation, FusedBasis, memory_format, unfused_forward
 from kanseg.layers.fused.constant import constant_output, split_constant
 from kanseg.layers.fused.linear_ops import ConvOp, GroupedMatMulOp, LinearOp, MatMulOp, MixtureOp
@@ -67,7 +73,7 @@ def basis_mixture(
     """
     is_plain = is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight)
     if is_plain and (is_transformed() or x.numel() == 0):
-        return plain_mixture(x, basis, weight, dropout_mask)
+        return plain_mixture(basis.normalized(x), basis, weight, dropout_mask)
     op = MixtureOp(x.shape[1])
     if is_plain:
         y = _fused_basis(basis.normalized(x), basis, op, weight.unsqueeze(1), dropout_mask)
@@ -84,11 +90,12 @@ def basis_mixture(
 def plain_mixture(
     x: Tensor, basis: Basis, weight: Tensor, dropout_mask: Tensor | None = None
 ) -> Tensor:
-    """`basis_mixture` with plain operations, one function after the other. A compiler fuses them
-    into one loop, without memory for the K values.
+    """`basis_mixture` with plain operations, one function after the other, of an x to which a
+    normalizing domain map was applied. A compiler fuses them into one loop, without memory for the
+    K values.
     """
     with without_autocast(x):
-        u = basis.mapped(x)
+        u = basis.pointwise_map.value(at_least_float32(x))
         weight = weight.to(u.dtype)
         y = torch.zeros_like(u)
         for j, (value, _) in enumerate(basis.values_and_derivatives(u)):
