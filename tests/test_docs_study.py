@@ -80,6 +80,11 @@ def count_cell(rows):
     return f"{ahead} / {above} / {below}"
 
 
+def clearly_ahead(rows):
+    """The sets whose interval lies above zero."""
+    return [name for name, row in rows.items() if row["over_both"]["low"] > 0]
+
+
 def readme_rows():
     """The rows of README's table."""
     plain, equal = rows_of("silu"), rows_of("gram_channel")
@@ -105,15 +110,16 @@ def test_the_table_of_the_study_is_that_of_its_runs(page):
 
 
 def test_the_counts_of_the_other_activations_are_those_of_the_runs():
-    clear = {}
-    for variant, ahead in (("gram_layer", 7), ("prelu", 4)):
-        rows = rows_of(variant)
-        clear[variant] = [name for name, row in rows.items() if row["over_both"]["low"] > 0]
-        assert sum(row["difference"] > 0 for row in rows.values()) == ahead
-    assert clear == {"gram_layer": ["glas", "dsb2018"], "prelu": ["glas"]}
-    against = rows_of("gram_channel", baseline="prelu")
-    assert sum(row["difference"] > 0 for row in against.values()) == 7
-    assert [name for name, row in against.items() if row["over_both"]["low"] > 0] == ["drive"]
+    counts = {name: count_cell(rows_of(name).values()) for name in ("gram_layer", "prelu", "relu")}
+    assert counts == {"gram_layer": "7 / 2 / 0", "prelu": "4 / 1 / 0", "relu": "2 / 0 / 1"}
+    assert clearly_ahead(rows_of("gram_layer")) == ["glas", "dsb2018"]
+    assert clearly_ahead(rows_of("prelu")) == ["glas"]
+    assert rows_of("relu")["cvc"]["over_both"]["high"] < 0
+    against = {name: rows_of("gram_channel", baseline=name) for name in ("prelu", "relu")}
+    assert count_cell(against["prelu"].values()) == "7 / 1 / 0"
+    assert clearly_ahead(against["prelu"]) == ["drive"]
+    assert count_cell(against["relu"].values()) == "7 / 3 / 0"
+    assert clearly_ahead(against["relu"]) == ["cvc", "dsb2018", "drive"]
 
 
 def test_the_pages_say_that_the_aim_was_not_reached():
@@ -136,6 +142,9 @@ def test_the_figures_of_the_other_questions_are_those_of_the_runs(page):
         assert f"({row['difference']:+.3f})" in text or f"（{row['difference']:+.3f}）" in text
         assert row["over_both"]["low"] < 0 < row["over_both"]["high"]
         assert 2.35 < row["step"].median < 2.5
+    larger = rows_of("smp_resnet18")
+    assert list(larger) == ["glas", "dsb2018"]
+    assert all(f"{row['difference']:+.3f}" in text for row in larger.values())
     for variant in ("silu", "silu_x1.2", "gram_channel"):
         correct = rows_of(variant, study="classifiers")["cifar10"]["mean"]
         assert f"{100 * correct:.1f} %" in text
